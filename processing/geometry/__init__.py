@@ -1,0 +1,10 @@
+"""Where things are: pixels and stage, regions, and the grid of tiles of a montage.
+
+The one part of `processing` that plans and the simulator import too, so that all agree on signs.
+"""
+
+from processing.geometry.frame import FrameGeometry
+from processing.geometry.grid import Grid, GridTile, plan_grid
+from processing.geometry.region import Region
+
+__all__ = ["FrameGeometry", "Grid", "GridTile", "Region", "plan_grid"]
