@@ -1,0 +1,148 @@
+"""The one model that every configuration is checked against.
+
+It holds names, units and ranges; the values themselves stand in the YAML files beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+ClassPath = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"),
+    Field(description="a dotted path of a class, like devices.stage.Stage"),
+]
+DriverPath = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:[A-Za-z_]\w*)?$"),
+    Field(description="simulated, replay, or package.module:factory"),
+]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values cannot be changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Epics(Section):
+    """How Channel Access is served and found."""
+
+    prefix: Text = Field(description="what the names of all process variables begin with")
+    port: Port = Field(description="port of our own IOC")
+    interfaces: list[Text] = Field(min_length=1, description="addresses our own IOC binds to")
+    addresses: list[Text] = Field(description="further servers to search, as host or host:port")
+    connection_timeout: Seconds = Field(description="to find a process variable, in s")
+    timeout: Seconds = Field(description="to read or write one, in s")
+
+
+class Ioc(Section):
+    """The IOC that temline starts itself, if the instrument needs one."""
+
+    driver: DriverPath | None = Field(description="null where others serve the hardware")
+    options: dict[str, Any] = Field(description="handed to the driver as they are")
+    start_timeout: Seconds = Field(description="until its first process variable answers, in s")
+
+
+class Device(Section):
+    """One device: its class, its process variables, and what else its class wants to know."""
+
+    class_: ClassPath = Field(alias="class")
+    prefix: Text = Field(description="of its process variables; {prefix} stands for epics.prefix")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
+
+
+class Tiled(Section):
+    """The data service: where it listens, or where a shared one is."""
+
+    host: Text = Field(description="address our own server binds to")
+    port: Port
+    folder: Path = Field(description="catalogue, tables and arrays of our own server")
+    uri: Text | None = Field(description="of a server run by others; null to use our own")
+    start_timeout: Seconds = Field(description="until our own server answers, in s")
+
+
+class Data(Section):
+    """Where frames and processed arrays are written."""
+
+    folder: Path
+    minimum_free_gb: Annotated[float, Field(ge=0)] = Field(description="below it, a warning")
+
+
+class Processing(Section):
+    """How tiles are processed beside the acquisition."""
+
+    executor: Literal["threads", "processes"]
+    workers: Annotated[int, Field(ge=1, le=256)]
+    max_offset: Annotated[int, Field(ge=8, le=4096)] = Field(
+        description="how far a neighbour may lie from its nominal place, in px"
+    )
+    min_match_quality: Fraction = Field(description="below it, a match is not used")
+    timeout: Seconds = Field(description="to finish processing after the last tile, in s")
+
+
+class Quality(Section):
+    """When a tile fails; relative limits are fractions of the running median."""
+
+    min_mean_fraction: Fraction = Field(description="of the median brightness")
+    max_mean_fraction: Annotated[float, Field(gt=1)]
+    min_focus_fraction: Fraction = Field(description="of the median focus score")
+    max_saturated: Fraction = Field(description="share of saturated pixels")
+    min_contrast: Annotated[float, Field(ge=0)] = Field(description="std over mean")
+
+
+class Montage(Section):
+    """Defaults of a montage; any can be given in the call."""
+
+    overlap: Annotated[float, Field(ge=0, le=90)] = Field(description="in %")
+    min_overlap: Annotated[float, Field(ge=0)] = Field(description="in µm")
+    pattern: Literal["raster", "serpentine"]
+    settle: Annotated[float, Field(ge=0, le=60)] = Field(description="after a move, in s")
+    exposure: Annotated[float, Field(gt=0, le=60)] = Field(description="in s")
+    focus: Literal["none", "once", "row"] | Annotated[int, Field(ge=1)] = Field(
+        description="none, once, row, or every n tiles"
+    )
+    retakes: Annotated[int, Field(ge=0, le=10)] = Field(description="of a tile that failed")
+
+
+class Log(Section):
+    """Where and how much is logged."""
+
+    folder: Path
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class Config(Section):
+    """The whole configuration of one instrument."""
+
+    instrument: Text = Field(description="name of the instrument, in every start document")
+    operator: str = Field(description="who runs it; empty for the login name")
+    folder: Path = Field(description="lock, keys and other files of a running temline")
+    epics: Epics
+    ioc: Ioc
+    devices: dict[str, Device]
+    tiled: Tiled
+    data: Data
+    processing: Processing
+    quality: Quality
+    montage: Montage
+    log: Log
+
+    @field_validator("devices")
+    @classmethod
+    def _names_are_identifiers(cls, devices: dict[str, Device]) -> dict[str, Device]:
+        for name in devices:
+            if not name.isidentifier():
+                raise ValueError(f"device name {name!r} is not a Python name")
+        return devices
+
+    def device_prefix(self, name: str) -> str:
+        """Give the full prefix of a device's process variables."""
+        return self.devices[name].prefix.replace("{prefix}", self.epics.prefix)
