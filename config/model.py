@@ -66,6 +66,7 @@ class Tiled(Section):
     port: Port
     folder: Path = Field(description="catalogue, tables and arrays of our own server")
     uri: Text | None = Field(description="of a server run by others; null to use our own")
+    backup: Path = Field(description="runs that could not be written; `temline replay` writes them")
     start_timeout: Seconds = Field(description="until our own server answers, in s")
 
 

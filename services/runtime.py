@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from config import Loaded, load
+
 SERVER_KEY_VARIABLE = "TILED_SINGLE_USER_API_KEY"
 CLIENT_KEY_VARIABLE = "TILED_API_KEY"
 OWNER_ONLY = 0o600
@@ -101,6 +103,19 @@ def running_overrides(folder: Path) -> dict[str, Any]:
             overrides: dict[str, Any] = _read(path).get("overrides", {})
             return overrides
     return {}
+
+
+def load_joined(site: Path | None = None) -> Loaded:
+    """Load the configuration for a client: that of the temline that runs here, if one does.
+
+    Parameters
+    ----------
+    site : path, optional
+        The site's file, as for `config.load`.
+    """
+    loaded = load(site)
+    overrides = running_overrides(loaded.config.folder)
+    return load(site, overrides=overrides, overrides_from="the temline that runs here")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""The command line: `temline` and its commands.
+
+Each command imports what it needs when it runs, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="temline",
+    help="Runs an automated transmission electron microscope, real or virtual.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+)
+
+SiteFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The site's YAML file; without it, TEMLINE_CONFIG, or else the virtual microscope.",
+    ),
+]
+
+
+@app.command()
+def demo(  # noqa: PLR0917
+    rows: Annotated[int, typer.Option(min=1, max=50, help="Rows of the montage.")] = 6,
+    columns: Annotated[int, typer.Option(min=1, max=50, help="Columns of the montage.")] = 6,
+    tile_size: Annotated[
+        int, typer.Option(min=128, max=5376, help="Side of a tile, in px.")
+    ] = 2048,
+    specimen: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An image to use as the specimen: PNG, TIFF or MRC."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the virtual microscope.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there, too.")
+    ] = None,
+    leave: Annotated[
+        bool, typer.Option("--exit", help="End by itself, instead of staying until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Acquire, stitch and show a montage of the virtual section.
+
+    Starts an IOC and a Tiled server of its own on free ports, and leaves nothing running.
+
+    Example: [bold]temline demo --specimen micrograph.png --rows 3 --columns 4[/bold]
+    """
+    from services.demo import DemoOptions, run_demo
+
+    run_demo(
+        DemoOptions(
+            rows=rows,
+            columns=columns,
+            tile_size=tile_size,
+            specimen=specimen,
+            seed=seed,
+            json_file=json_file,
+            leave=leave,
+        )
+    )
+
+
+@app.command()
+def up(config: SiteFile = None) -> None:
+    """Start all processes of the instrument and watch over them until Ctrl-C.
+
+    A process that dies is started again, three times a minute at most. Logs are written to
+    .temline/log/.
+
+    Example: [bold]temline up --config mysite.yml[/bold]
+    """
+    from config import load
+    from services.up import run_up
+
+    run_up(load(config))
+
+
+@app.command()
+def ioc(config: SiteFile = None) -> None:
+    """Serve the process variables of the microscope, stage and camera until Ctrl-C.
+
+    Example: [bold]TEMLINE_EPICS__PREFIX=LAB7: temline ioc[/bold]
+    """
+    from config import load
+    from services.environment import set_environment
+    from services.processes import ioc_settings
+    from services.runtime import require_free
+
+    loaded = load(config).config
+    if loaded.ioc.driver is None:
+        raise typer.BadParameter("ioc.driver is null: this configuration has no IOC of its own")
+    for interface in loaded.epics.interfaces:
+        require_free(interface, loaded.epics.port, "epics.port")
+    set_environment(loaded)
+    from ioc.server import IocSettings, serve
+
+    print(f"Serving {loaded.epics.prefix}* on port {loaded.epics.port}; Ctrl-C ends it.")
+    serve(IocSettings(**ioc_settings(loaded)))
+
+
+@app.command()
+def tiled(config: SiteFile = None) -> None:
+    """Serve the catalogue of runs over HTTP until Ctrl-C.
+
+    The key comes from TILED_SINGLE_USER_API_KEY, or is made and kept in .temline/tiled.key.
+
+    Example: [bold]TEMLINE_TILED__PORT=8010 temline tiled[/bold]
+    """
+    from config import load
+    from services.processes import tiled_settings
+    from services.runtime import SERVER_KEY_VARIABLE, require_free, tiled_key
+    from services.tiled_server import serve
+
+    loaded = load(config).config
+    settings = tiled_settings(loaded)
+    require_free(settings.host, settings.port, "tiled.port")
+    key = tiled_key(loaded.folder, SERVER_KEY_VARIABLE)
+    print(f"Tiled: {settings.uri}/ui/?api_key={key}")
+    serve(settings, key)
+
+
+@app.command()
+def console(config: SiteFile = None) -> None:
+    """Open IPython with a RunEngine, the devices, the plans and the live table.
+
+    It joins the temline that runs in this folder, if one does.
+
+    Example: [bold]temline up &  temline console[/bold]
+    """
+    from services.console import run_console
+
+    run_console(config)
+
+
+@app.command("config")
+def show_config(
+    config: SiteFile = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only tell whether this site file is right."),
+    ] = None,
+) -> None:
+    """Show the configuration, and where each value of it was set.
+
+    Example: [bold]temline config --check mysite.yml[/bold]
+    """
+    from config import load
+
+    if check is not None:
+        count = sum(str(check) in source for *_, source in load(check).table())
+        print(f"{check} is right; it sets {count} values.")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("key", "value", "set by", box=None, pad_edge=False)
+    here = Path.cwd()
+    for key, value, source in load(config).table():
+        table.add_row(key, repr(value), source.replace(f"{here}/", ""))
+    Console().print(table)
+
+
+@app.command()
+def replay(config: SiteFile = None) -> None:
+    """Write to Tiled what could not be written while it was down.
+
+    Example: [bold]temline replay[/bold]
+    """
+    from services.replay import run_replay
+
+    run_replay(config)
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end in a message, not in a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not _is_plain(error):
+            raise
+        print(f"temline: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_plain(error: Exception) -> bool:
+    """Tell whether an error's message says all that its user needs."""
+    from config import ConfigError
+    from services.launcher import LaunchError
+    from services.runtime import AlreadyRunningError, PortInUseError
+
+    return isinstance(error, ConfigError | LaunchError | AlreadyRunningError | PortInUseError)
+
+
+if __name__ == "__main__":
+    main()

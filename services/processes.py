@@ -1,0 +1,107 @@
+"""The processes of an instrument: what each is called with, and how it shows that it is ready.
+
+Settings go to a process in a JSON file, keys in its environment.
+"""
+
+from __future__ import annotations
+
+import json
+
+from config import Config
+from services.launcher import Service
+from services.runtime import (
+    CLIENT_KEY_VARIABLE,
+    SERVER_KEY_VARIABLE,
+    require_free,
+    tiled_key,
+)
+from services.tiled_server import TiledSettings, answers
+
+IOC_PROBE = "SCOPE:Model_RBV"
+
+
+def tiled_settings(config: Config) -> TiledSettings:
+    """Give the settings of our own Tiled server."""
+    tiled = config.tiled
+    folder, data = str(tiled.folder.absolute()), str(config.data.folder.absolute())
+    return TiledSettings(tiled.host, tiled.port, folder, (data,))
+
+
+def tiled_access(config: Config) -> tuple[str, str]:
+    """Give the address and the key of the Tiled server to use, our own or a shared one."""
+    uri = config.tiled.uri or tiled_settings(config).uri
+    return uri, tiled_key(config.folder, CLIENT_KEY_VARIABLE)
+
+
+def tiled_service(config: Config) -> Service:
+    """Describe our own Tiled server.
+
+    Raises
+    ------
+    PortInUseError
+        If its port is taken.
+    """
+    settings = tiled_settings(config)
+    require_free(settings.host, settings.port, "tiled.port")
+    file = config.folder / "tiled.json"
+    settings.write(file)
+    return Service(
+        name="tiled",
+        module="services.tiled_server",
+        arguments=(str(file.absolute()),),
+        environment={SERVER_KEY_VARIABLE: tiled_key(config.folder, SERVER_KEY_VARIABLE)},
+        ready=lambda: answers(settings.uri),
+        start_timeout=config.tiled.start_timeout,
+    )
+
+
+def ioc_settings(config: Config) -> dict[str, object]:
+    """Give the settings of our own IOC, as `ioc.server.IocSettings` names them."""
+    return {
+        "prefix": config.epics.prefix,
+        "driver": config.ioc.driver,
+        "driver_options": config.ioc.options,
+        "interfaces": config.epics.interfaces,
+        "data_root": str(config.data.folder.absolute()),
+    }
+
+
+def ioc_service(config: Config) -> Service:
+    """Describe our own IOC. The EPICS environment must be set (`set_environment`).
+
+    Raises
+    ------
+    PortInUseError
+        If its port is taken.
+    """
+    for interface in config.epics.interfaces:
+        require_free(interface, config.epics.port, "epics.port")
+    file = config.folder / "ioc.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(ioc_settings(config), indent=2), encoding="utf-8")
+    probe = config.epics.prefix + IOC_PROBE
+    return Service(
+        name="ioc",
+        module="ioc",
+        arguments=("--settings", str(file.absolute())),
+        ready=lambda: _pv_answers(probe),
+        start_timeout=config.ioc.start_timeout,
+    )
+
+
+def _pv_answers(name: str) -> bool:
+    # caproto's own client: it leaves no library state behind, as pyepics would.
+    from caproto.sync.client import read
+
+    read(name, timeout=1.0, repeater=False)
+    return True
+
+
+def services_of(config: Config) -> tuple[Service, ...]:
+    """Describe the processes that this configuration asks for."""
+    services = []
+    if config.ioc.driver is not None:
+        services.append(ioc_service(config))
+    if config.tiled.uri is None:
+        services.append(tiled_service(config))
+    return tuple(services)

@@ -1,0 +1,47 @@
+"""`temline up`: the processes of an instrument, until Ctrl-C.
+
+It holds the lock of its folder, so that an instrument is never run twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from config import Loaded
+from services.environment import set_environment
+from services.interrupts import Interrupts
+from services.launcher import Launcher
+from services.processes import services_of, tiled_access
+from services.runtime import Instance
+
+log = logging.getLogger(__name__)
+
+
+def run_up(loaded: Loaded) -> None:
+    """Start what the configuration asks for, and watch over it until a signal comes.
+
+    Raises
+    ------
+    AlreadyRunningError, PortInUseError, LaunchError
+    """
+    config = loaded.config
+    with (
+        Interrupts() as interrupts,
+        Instance(config.folder, "temline up", {}),
+        Launcher(config.log.folder, before_stop=interrupts.shield) as launcher,
+    ):
+        try:
+            set_environment(config)
+            services = services_of(config)
+            print(f"Starting {' and '.join(one.name for one in services) or 'nothing'} …")
+            launcher.start(*services)
+            uri, key = tiled_access(config)
+            print(f"Process variables: {config.epics.prefix}* on port {config.epics.port}")
+            print(f"Tiled:             {uri}/ui/?api_key={key}")
+            print(f"Logs:              {config.log.folder}/")
+            print("Join with `temline console`. Ctrl-C stops everything.", flush=True)
+            interrupts.check()
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("\nStopping …", flush=True)
