@@ -1,0 +1,212 @@
+"""Flat field: take the camera's dark level, gain and bad pixels, and the beam's shape, out of a frame.
+
+Neighbouring tiles only match and blend when the same place has the same value in both of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+BAD_SIGMAS = 8.0  # robust standard deviations from its neighbourhood at which a pixel is bad
+MAX_RESPONSE_ERROR = 0.25  # and the least departure of its response, as a fraction, that is bad
+MAX_BAD_FRACTION = 0.05  # more bad pixels than this mean wrong frames, not a bad camera
+MAX_REACH = 5  # how far round a bad pixel good neighbours are looked for, in px
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """What a flat field needs to know of a camera and its beam.
+
+    Attributes
+    ----------
+    dark : ndarray of float32, shape (height, width)
+        Counts of each pixel with no beam.
+    gain : ndarray of float32, shape (height, width)
+        What to multiply a frame's counts above dark by; its mean response is 1, so that a corrected
+        frame keeps the mean level of the raw one.
+    bad : ndarray of bool, shape (height, width)
+        Hot and dead pixels, which are replaced by the median of their good neighbours.
+
+    Raises
+    ------
+    ValueError
+        If the three shapes differ or dark or gain hold a number that is not finite.
+    """
+
+    dark: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    bad: NDArray[np.bool_]
+    bad_places: NDArray[np.int32] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        dark = np.ascontiguousarray(self.dark, dtype=np.float32)
+        gain = np.ascontiguousarray(self.gain, dtype=np.float32)
+        bad = np.ascontiguousarray(self.bad, dtype=np.bool_)
+        if dark.ndim != 2 or not dark.shape == gain.shape == bad.shape:
+            raise ValueError(
+                f"dark, gain and bad have shapes {dark.shape}, {gain.shape} and {bad.shape}; "
+                "they must be one (height, width)"
+            )
+        if not (np.isfinite(dark).all() and np.isfinite(gain).all()):
+            raise ValueError("dark or gain holds a number that is not finite; take them again")
+        for name, value in (("dark", dark), ("gain", gain), ("bad", bad)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "bad_places", np.argwhere(bad).astype(np.int32))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the frames that these references fit, in px."""
+        return self.dark.shape[0], self.dark.shape[1]
+
+
+def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
+    """Make references from frames of the beam without specimen and frames without beam.
+
+    A pixel is bad if its dark level or its response lies far from the median of the 5 × 5 pixels
+    round it, by the robust spread (median absolute deviation) of all pixels.
+
+    Parameters
+    ----------
+    bright, dark : array_like, shape (height, width) or (n, height, width)
+        Mean frames or stacks of frames, in counts; a stack is averaged.
+
+    Returns
+    -------
+    References
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a number is not finite, bright is nowhere above dark, or over 5 % of the
+        pixels are bad.
+    """
+    bright_mean, dark_mean = _mean_frame(bright, "bright"), _mean_frame(dark, "dark")
+    if bright_mean.shape != dark_mean.shape:
+        raise ValueError(
+            f"bright frames are {bright_mean.shape} and dark frames {dark_mean.shape} px; "
+            "take both with the same camera settings"
+        )
+    response = bright_mean - dark_mean
+    level = float(np.median(response))
+    if not level > 0:
+        raise ValueError(
+            f"bright is {level:.4g} counts above dark (median); it must be above: "
+            "take the bright frames with the beam on, the screen up and no specimen"
+        )
+    around = np.maximum(cv2.medianBlur(response, 5), 1e-3 * level)
+    error = response / around - 1
+    bad = _outliers(dark_mean - cv2.medianBlur(dark_mean, 5), least=1.0)
+    bad |= _outliers(error, least=MAX_RESPONSE_ERROR)
+    fraction = float(bad.mean())
+    if fraction > MAX_BAD_FRACTION:
+        raise ValueError(
+            f"{fraction:.1%} of the pixels are bad; at most {MAX_BAD_FRACTION:.0%} are allowed: "
+            "look at the bright and dark frames and take them again"
+        )
+    good_response = np.where(bad, around, response)
+    gain = np.float32(good_response.mean(dtype=np.float64)) / good_response
+    return References(dark_mean, gain, bad)
+
+
+def flat_field(
+    frame: NDArray[np.unsignedinteger],
+    references: References,
+    out: NDArray[np.uint16] | None = None,
+) -> NDArray[np.uint16]:
+    """Correct a frame: ``(frame − dark) · gain``, rounded and clipped, bad pixels replaced.
+
+    Parameters
+    ----------
+    frame : ndarray of uint8 or uint16, shape (height, width)
+        Raw counts.
+    references : References
+    out : ndarray of uint16, shape (height, width), optional
+        Where to put the result; it may be `frame` itself.
+
+    Returns
+    -------
+    ndarray of uint16, shape (height, width)
+        Counts at the raw frame's mean level, with no dark level.
+
+    Raises
+    ------
+    ValueError
+        If `frame` or `out` has another shape than the references.
+    TypeError
+        If `frame` is not uint8 or uint16, or `out` not uint16.
+    """
+    if frame.dtype not in (np.uint8, np.uint16):
+        raise TypeError(f"frame is {frame.dtype}; it must be uint8 or uint16")
+    if frame.shape != references.shape:
+        raise ValueError(
+            f"frame is {frame.shape} px and the references {references.shape}: "
+            "take bright and dark frames with this camera setting"
+        )
+    if out is None:
+        out = np.empty(references.shape, np.uint16)
+    elif out.dtype != np.uint16 or not out.flags.c_contiguous:
+        raise TypeError(f"out is {out.dtype}; it must be a C-contiguous uint16 array")
+    elif out.shape != references.shape:
+        raise ValueError(f"out is {out.shape} px; it must be {references.shape}")
+    _correct(np.ascontiguousarray(frame), references.dark, references.gain, out)
+    if len(references.bad_places):
+        _replace(out, references.bad, references.bad_places)
+    return out
+
+
+def _mean_frame(frames: ArrayLike, name: str) -> NDArray[np.float32]:
+    """Average a stack, or take a frame as it is."""
+    array = np.asarray(frames)
+    if array.ndim == 3 and len(array):
+        array = array.mean(axis=0, dtype=np.float64)
+    if array.ndim != 2 or min(array.shape) < 5:
+        raise ValueError(
+            f"{name} has shape {array.shape}; it must be (height, width) or (n, height, width), "
+            "of 5 × 5 px at least"
+        )
+    mean = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(mean).all():
+        raise ValueError(f"{name} holds a number that is not finite; take the frames again")
+    return mean
+
+
+def _outliers(deviation: NDArray[np.float32], least: float) -> NDArray[np.bool_]:
+    """Tell which deviations exceed the robust spread of all, and a least amount."""
+    size = np.abs(deviation)
+    sigma = 1.4826 * float(np.median(size))
+    return np.asarray(size > max(BAD_SIGMAS * sigma, least))
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _correct(frame, dark, gain, out):  # type: ignore[no-untyped-def]
+    rows, columns = frame.shape
+    half, low, high = np.float32(0.5), np.float32(0), np.float32(65535)
+    for row in range(rows):
+        for column in range(columns):
+            level = np.float32(frame[row, column]) - dark[row, column]
+            value = level * gain[row, column] + half
+            out[row, column] = np.uint16(min(max(value, low), high))
+
+
+@njit(nogil=True, cache=True)
+def _replace(image, bad, places):  # type: ignore[no-untyped-def]
+    """Put the median of the nearest good neighbours into each bad pixel."""
+    rows, columns = image.shape
+    found = np.empty((2 * MAX_REACH + 1) ** 2, image.dtype)
+    for i in range(len(places)):
+        row, column = places[i, 0], places[i, 1]
+        for reach in range(1, MAX_REACH + 1):
+            n = 0
+            for r in range(max(0, row - reach), min(rows, row + reach + 1)):
+                for c in range(max(0, column - reach), min(columns, column + reach + 1)):
+                    if not bad[r, c]:
+                        found[n] = image[r, c]
+                        n += 1
+            if n >= 3:
+                image[row, column] = np.uint16(np.median(found[:n]) + 0.5)
+                break

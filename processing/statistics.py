@@ -1,0 +1,167 @@
+"""Statistics of a tile from one pass over its pixels.
+
+All figures come from a histogram with a bin for every value, so they are exact and cost one read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+HISTOGRAM_BINS = 256
+MAX_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
+
+
+@dataclass(frozen=True, eq=False)
+class TileStatistics:
+    """Figures of the pixel values of a tile, in counts.
+
+    Attributes
+    ----------
+    minimum, maximum : int
+    mean, std : float
+    p01, p50, p99 : float
+        The 1st, 50th and 99th percentile: the least value that so many percent do not exceed.
+    histogram : ndarray of int64, shape (256,)
+        Pixels in 256 equal bins from 0 to 2 ** bit_depth.
+    saturated, zero : int
+        Pixels at the top of the range or above it, and at 0.
+    pixels : int
+        How many pixels there are.
+    """
+
+    minimum: int
+    maximum: int
+    mean: float
+    std: float
+    p01: float
+    p50: float
+    p99: float
+    histogram: NDArray[np.int64]
+    saturated: int
+    zero: int
+    pixels: int
+
+    @property
+    def saturated_fraction(self) -> float:
+        """Share of the pixels that are saturated, 0 to 1."""
+        return self.saturated / self.pixels
+
+    @property
+    def zero_fraction(self) -> float:
+        """Share of the pixels that are 0, 0 to 1."""
+        return self.zero / self.pixels
+
+
+def tile_statistics(
+    frame: NDArray[np.unsignedinteger], bit_depth: int | None = None
+) -> TileStatistics:
+    """Measure a frame.
+
+    Parameters
+    ----------
+    frame : ndarray of uint8 or uint16, shape (height, width)
+    bit_depth : int, optional
+        Bits that the camera fills; by default all of the type. A pixel at ``2 ** bit_depth − 1`` or
+        above counts as saturated.
+
+    Returns
+    -------
+    TileStatistics
+
+    Raises
+    ------
+    TypeError
+        If `frame` is not uint8 or uint16.
+    ValueError
+        If `frame` is not two-dimensional or empty, or the bit depth does not fit the type.
+    """
+    counts = value_counts(frame)
+    bits = MAX_BITS[frame.dtype] if bit_depth is None else bit_depth
+    if not 8 <= bits <= MAX_BITS[frame.dtype]:
+        raise ValueError(
+            f"bit_depth is {bit_depth}; it must lie between 8 and {MAX_BITS[frame.dtype]} "
+            f"for a frame of {frame.dtype}"
+        )
+    present = np.flatnonzero(counts)
+    values = np.arange(len(counts), dtype=np.float64)
+    mean = float(counts @ values) / frame.size
+    variance = float(counts @ (values - mean) ** 2) / frame.size
+    p01, p50, p99 = percentiles(counts, (1.0, 50.0, 99.0))
+    top = 2**bits
+    histogram = counts[:top].reshape(HISTOGRAM_BINS, -1).sum(axis=1)
+    histogram[-1] += counts[top:].sum()
+    return TileStatistics(
+        minimum=int(present[0]),
+        maximum=int(present[-1]),
+        mean=mean,
+        std=variance**0.5,
+        p01=p01,
+        p50=p50,
+        p99=p99,
+        histogram=histogram,
+        saturated=int(counts[top - 1 :].sum()),
+        zero=int(counts[0]),
+        pixels=frame.size,
+    )
+
+
+def value_counts(frame: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
+    """Count the pixels of each value.
+
+    Parameters
+    ----------
+    frame : ndarray of uint8 or uint16, shape (height, width)
+
+    Returns
+    -------
+    ndarray of int64, shape (256,) or (65536,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `frame` is of another type or shape, or empty.
+    """
+    if frame.dtype not in MAX_BITS:
+        raise TypeError(f"frame is {frame.dtype}; it must be uint8 or uint16")
+    if frame.ndim != 2 or frame.size == 0:
+        raise ValueError(f"frame has shape {frame.shape}; it must be (height, width), not empty")
+    # Two tables, so that runs of equal pixels do not wait for their own last increment.
+    tables = np.zeros((2, 2 ** MAX_BITS[frame.dtype]), np.uint32)
+    _count(np.ascontiguousarray(frame), tables)
+    return tables.sum(axis=0, dtype=np.int64)
+
+
+def percentiles(counts: NDArray[np.int64], percents: tuple[float, ...]) -> tuple[float, ...]:
+    """Find percentiles from the number of pixels of each value.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape (n,)
+        Pixels of each value 0 … n − 1; at least one must not be 0.
+    percents : tuple of float
+        0 to 100.
+
+    Returns
+    -------
+    tuple of float
+        For each percent, the least value that so many percent of the pixels do not exceed.
+    """
+    cumulative = np.cumsum(counts)
+    ranks = np.maximum(np.asarray(percents) / 100 * cumulative[-1], 1)
+    return tuple(np.searchsorted(cumulative, ranks, side="left").astype(float).tolist())
+
+
+@njit(nogil=True, cache=True)
+def _count(frame, tables):  # type: ignore[no-untyped-def]
+    rows, columns = frame.shape
+    first, second = tables[0], tables[1]
+    for row in range(rows):
+        for column in range(0, columns - 1, 2):
+            first[frame[row, column]] += 1
+            second[frame[row, column + 1]] += 1
+        if columns % 2:
+            first[frame[row, columns - 1]] += 1
