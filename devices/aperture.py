@@ -1,0 +1,171 @@
+"""The aperture changer: which section of a tape or grid is under the beam.
+
+A positioner, so that `bps.mv` and a progress bar work on it as on any motor.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import EpicsSignal, EpicsSignalRO
+from ophyd.positioner import PositionerBase
+from ophyd.status import wait as wait_for_status
+from ophyd.utils import LimitError
+
+from devices.connection import Connectable
+from devices.stage import PositionError
+from devices.status import MoveOutcome
+
+CHANGE_TIMEOUT = 120.0
+"""Seconds that the longest change, from one end of a tape to the other, may take."""
+
+
+class ApertureChanger(Connectable, PositionerBase):
+    """Brings one of the apertures of the substrate under the beam.
+
+    Apertures are counted from 1. PVs: ``Aperture``, ``Aperture_RBV``, ``ApertureMoving_RBV``,
+    ``ApertureCount_RBV``, ``ApertureId_RBV``, and the stage's ``StopAll`` and ``Error_RBV``.
+
+    Examples
+    --------
+    >>> aperture = ApertureChanger("TEM:STAGE:", name="aperture")
+    >>> RE(bps.mv(aperture, 3))
+    """
+
+    readback = Cpt(EpicsSignalRO, "Aperture_RBV", kind="hinted", auto_monitor=True)
+    setpoint = Cpt(EpicsSignal, "Aperture", kind="normal", auto_monitor=True)
+    count = Cpt(EpicsSignalRO, "ApertureCount_RBV", kind="config", auto_monitor=True)
+    identity = Cpt(EpicsSignalRO, "ApertureId_RBV", string=True, kind="normal", auto_monitor=True)
+    in_motion = Cpt(EpicsSignalRO, "ApertureMoving_RBV", kind="omitted", auto_monitor=True)
+    stop_all = Cpt(EpicsSignal, "StopAll", kind="omitted")
+    error = Cpt(EpicsSignalRO, "Error_RBV", string=True, kind="omitted", auto_monitor=True)
+
+    def __init__(
+        self,
+        prefix: str = "TEM:STAGE:",
+        *,
+        name: str,
+        timeout: float = CHANGE_TIMEOUT,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("labels", {"positioners"})
+        self._outcome: MoveOutcome | None = None
+        self._outcome_lock = Lock()
+        super().__init__(prefix, name=name, timeout=timeout, **kwargs)
+        self.readback.name = self.name
+        self.readback.subscribe(self._state_changed, run=False)
+        self.in_motion.subscribe(self._state_changed, run=False)
+
+    @property
+    def position(self) -> int:
+        """The aperture that is under the beam now."""
+        return int(self.readback.get())
+
+    @property
+    def egu(self) -> str:
+        """Apertures have no unit."""
+        return ""
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The first and the last aperture."""
+        return 1, int(self.count.get())
+
+    def check_value(self, value: int) -> None:
+        """Refuse what is not an aperture.
+
+        Raises
+        ------
+        ophyd.utils.LimitError
+            If it is not a whole number from 1 to the number of apertures.
+        """
+        first, last = self.limits
+        if value != int(value) or not first <= value <= last:
+            raise LimitError(
+                f"{self.name} cannot be {value!r}: apertures are whole numbers, {first} to {last}"
+            )
+
+    def move(
+        self,
+        position: int,
+        wait: bool = True,
+        moved_cb: Any = None,
+        timeout: float | None = None,
+    ) -> MoveOutcome:
+        """Bring an aperture under the beam.
+
+        Parameters
+        ----------
+        position : int
+            The aperture, from 1.
+        wait : bool
+            Whether to return only when it is there.
+        moved_cb : callable, optional
+            Called with the status, and the changer as `obj`, at the end.
+        timeout : float, optional
+            Seconds to wait, if not those given at the start.
+
+        Raises
+        ------
+        ophyd.utils.LimitError
+            If there is no such aperture.
+        """
+        self.check_value(position)
+        self._end(PositionError(f"{self.name} was sent to {position} before it had arrived"))
+        outcome = MoveOutcome(
+            self,
+            position,
+            timeout=self.timeout if timeout is None else timeout,
+            settle_time=self.settle_time,
+            call_stop_on_failure=False,
+            explain=lambda: f"{self._where(position)}: is the IOC alive? Look at its log",
+        )
+        if moved_cb is not None:
+            outcome.add_callback(lambda status: moved_cb(status, obj=self))
+        self._outcome = outcome
+        self.setpoint.put(position, use_complete=True, callback=self._put_completed)
+        if wait:
+            wait_for_status(outcome)
+        return outcome
+
+    def stop(self, *, success: bool = False) -> None:
+        """Stop a change that is under way."""
+        if self._outcome is not None:
+            self._end(None if success else PositionError(f"{self.name} was stopped on its way"))
+            self.stop_all.put(1, wait=False)
+
+    def _put_completed(self, **_: Any) -> None:
+        """Tell a change that was refused or has failed from one that is under way."""
+        if not self.in_motion.get(use_monitor=False):
+            self._settle(self.readback.get(use_monitor=False))
+
+    def _state_changed(self, value: int, old_value: Any = None, obj: Any = None, **_: Any) -> None:
+        """Watch for the end of the motion, and pass the position on to progress bars."""
+        if obj is self.readback:
+            self._run_subs(sub_type=self.SUB_READBACK, value=value)
+        elif old_value and not value:
+            self._settle(self.readback.get(use_monitor=False))
+
+    def _settle(self, found: int) -> None:
+        outcome = self._outcome
+        if outcome is None:
+            return
+        error = None if found == outcome.target else PositionError(self._where(outcome.target))
+        self._end(error)
+
+    def _where(self, target: int) -> str:
+        said = f" ({self.error.get()})" if self.error.connected and self.error.get() else ""
+        return f"{self.name} did not reach aperture {target}, it is at {self.readback.get()}{said}"
+
+    def _end(self, error: Exception | None) -> None:
+        """Finish the change that is under way, if one is: once, whoever comes first."""
+        with self._outcome_lock:
+            outcome, self._outcome = self._outcome, None
+        if outcome is None or outcome.done:
+            return
+        if error is None:
+            outcome.set_finished()
+        else:
+            outcome.set_exception(error)

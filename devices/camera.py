@@ -1,0 +1,274 @@
+"""The camera: stock area-detector classes, with a trigger that cannot be fooled or hang.
+
+A frame counts only when the file plugin has written it, and its place in the file is read from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import count
+from threading import Lock
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import EpicsSignalRO
+from ophyd.areadetector import DetectorBase, EpicsSignalWithRBV
+from ophyd.areadetector.base import ADComponent as ADCpt
+from ophyd.areadetector.cam import CamBase
+from ophyd.areadetector.filestore_mixins import FileStoreHDF5IterativeWrite
+from ophyd.areadetector.plugins import HDF5Plugin, ImagePlugin, StatsPlugin
+from ophyd.areadetector.trigger_mixins import SingleTrigger
+from ophyd.device import Staged
+
+from devices.connection import Connectable
+from devices.status import DeviceOutcome
+from devices.timeouts import EXPOSURE_MARGIN
+
+DETECTOR_ERROR = 6
+"""Place of "Error" among areaDetector's detector states (ADDriver.h)."""
+
+
+class CameraError(RuntimeError):
+    """A frame was not taken or not written."""
+
+
+class Cam(CamBase):
+    """The camera driver; what is read at each frame is monitored, so reading it costs nothing."""
+
+    _default_read_attrs = ("array_counter",)
+
+    array_counter = ADCpt(EpicsSignalWithRBV, "ArrayCounter", auto_monitor=True)
+    # Not lazy: SingleTrigger touches it at once, and would wait for the IOC before it is made.
+    acquire = ADCpt(EpicsSignalWithRBV, "Acquire", lazy=False, auto_monitor=True)
+    detector_state = ADCpt(EpicsSignalRO, "DetectorState_RBV", auto_monitor=True)
+    status_message = ADCpt(EpicsSignalRO, "StatusMessage_RBV", string=True, auto_monitor=True)
+    temperature = ADCpt(EpicsSignalWithRBV, "Temperature", auto_monitor=True)
+    acquire_time = ADCpt(EpicsSignalWithRBV, "AcquireTime", auto_monitor=True, limits=True)
+    bin_x = ADCpt(EpicsSignalWithRBV, "BinX", auto_monitor=True)
+    bin_y = ADCpt(EpicsSignalWithRBV, "BinY", auto_monitor=True)
+
+
+class FrameWriter(HDF5Plugin, FileStoreHDF5IterativeWrite):
+    """The HDF5 plugin; each frame's place in the file is what the plugin says it is.
+
+    The stock mixin counts triggers, so after one frame that was never written (a camera fault, a
+    pause in mid-exposure) every later event would point at its neighbour's frame.
+    """
+
+    num_captured = ADCpt(EpicsSignalRO, "NumCaptured_RBV", auto_monitor=True)
+    write_message = ADCpt(EpicsSignalRO, "WriteMessage", string=True)
+
+    def generate_datum(
+        self, key: str, timestamp: float, datum_kwargs: dict[str, Any] | None
+    ) -> str:
+        """Make the reference to the frame that was written last."""
+        self._point_counter: Iterator[int] = count(self.num_captured.get() - 1)
+        datum_id: str = super().generate_datum(key, timestamp, datum_kwargs)
+        return datum_id
+
+    def announce(self, key: str) -> None:
+        """Let `describe` name the image before the first frame, for plans that declare streams."""
+        self._datum_uids[key] = []
+
+    def read(self) -> dict[str, Any]:
+        """Read the reference to the last frame, if there is one since staging."""
+        announced = [key for key, readings in self._datum_uids.items() if not readings]
+        for key in announced:
+            del self._datum_uids[key]
+        try:
+            reading: dict[str, Any] = super().read()
+        finally:
+            for key in announced:
+                self.announce(key)
+        return reading
+
+
+class FrameStatistics(StatsPlugin):
+    """Statistics of each frame, made in the IOC."""
+
+    _default_read_attrs = ("mean_value", "sharpness")
+
+    mean_value = ADCpt(EpicsSignalRO, "MeanValue_RBV", auto_monitor=True)
+    sharpness = ADCpt(
+        EpicsSignalRO,
+        "Sharpness_RBV",
+        auto_monitor=True,
+        doc="Variance of the band-passed, normalised middle of the frame; no stock areaDetector PV",
+    )
+
+
+class Camera(SingleTrigger, Connectable, DetectorBase):
+    """A camera whose frames go to an HDF5 file, one to a trigger.
+
+    A trigger succeeds when the frame is in the file. It fails, with the camera's own message, when
+    the driver reports an error; with a count when the driver is done but no frame was written; and
+    with a time-out when neither happens.
+
+    Parameters
+    ----------
+    prefix : str
+    name : str
+    write_path_template : str
+        Folder that the IOC writes to; may hold `strftime` fields, such as ``%Y/%m/%d``.
+    root : str
+        The part of that path that may differ from one machine to another.
+    **kwargs
+        As of `ophyd.Device`.
+
+    Examples
+    --------
+    >>> camera = Camera("TEM:CAM:", name="camera", write_path_template="/data/%Y/%m/%d")
+    >>> camera.wait_for_connection()
+    >>> RE(bp.count([camera], num=3))
+    """
+
+    _default_read_attrs = ("cam", "hdf1", "stats1")
+    _default_configuration_attrs = ("cam", "hdf1", "stats1")
+    essential = (
+        "cam.acquire",
+        "cam.array_size.array_size_x",
+        "cam.array_size.array_size_y",
+        "cam.bin_x",
+        "cam.bin_y",
+        "cam.data_type",
+        "cam.data_type_disabled",
+        "cam.detector_state",
+        "cam.num_images",
+        "cam.port_name",
+        "cam.status_message",
+        "cam.temperature",
+        "hdf1.array_size.depth",
+        "hdf1.array_size.height",
+        "hdf1.array_size.width",
+        "hdf1.file_name",
+        "hdf1.file_number",
+        "hdf1.file_path",
+        "hdf1.file_path_exists",
+        "hdf1.nd_array_port",
+        "hdf1.num_captured",
+        "hdf1.port_name",
+        "hdf1.write_message",
+        "image1.array_data",
+        "stats1.nd_array_port",
+        "stats1.port_name",
+    )
+
+    cam = Cpt(Cam, "cam1:")
+    image1 = Cpt(ImagePlugin, "image1:")
+    hdf1 = Cpt(FrameWriter, "HDF1:", write_path_template="/")
+    stats1 = Cpt(FrameStatistics, "Stats1:")
+
+    def __init__(
+        self,
+        prefix: str = "TEM:CAM:",
+        *,
+        name: str,
+        write_path_template: str,
+        root: str = "/",
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("labels", {"detectors"})
+        super().__init__(prefix, name=name, **kwargs)
+        self.hdf1.reg_root = root
+        self.hdf1.write_path_template = write_path_template
+        # One frame to a trigger: more would be one event for several frames.
+        self.stage_sigs.update([("cam.num_images", 1)])
+        self._outcome_lock = Lock()
+        self._frames_before = 0
+
+    def stage(self) -> list[object]:
+        """Open a file and get ready for triggers."""
+        self.hdf1.announce(self._image_name)
+        staged: list[object] = super().stage()
+        self.hdf1.announce(self._image_name)
+        return staged
+
+    def trigger(self) -> DeviceOutcome:
+        """Take one frame.
+
+        Returns
+        -------
+        DeviceOutcome
+            It fails with CameraError or TimeoutError.
+
+        Raises
+        ------
+        RuntimeError
+            If the camera is not staged.
+        """
+        if self._staged != Staged.yes:
+            raise RuntimeError(f"{self.name} is not ready to trigger: stage it first")
+        exposure = self.cam.acquire_time.get()
+        self._frames_before = self.hdf1.num_captured.get(use_monitor=False)
+        outcome = DeviceOutcome(
+            self,
+            timeout=exposure + EXPOSURE_MARGIN,
+            call_stop_on_failure=False,
+            explain=lambda: (
+                f"{self.name} gave no frame for an exposure of {exposure:g} s; it says "
+                f"{self._message()!r}: is its IOC alive, and is the camera cold and connected?"
+            ),
+        )
+        outcome.add_callback(self._stop_if_failed)
+        self._status = outcome
+        self.cam.acquire.put(1, wait=False)
+        return outcome
+
+    def stop(self, *, success: bool = False) -> None:
+        """Stop an exposure that is under way."""
+        self._end(None if success else CameraError(f"{self.name} was stopped in mid-exposure"))
+        self.cam.acquire.put(0, wait=False)
+
+    def pause(self) -> None:
+        """Stop an exposure when the RunEngine is paused; the plan takes the frame again."""
+        if self._status is not None:
+            self.stop(success=True)
+
+    def _acquire_changed(self, value: Any = None, old_value: Any = None, **_: Any) -> None:
+        """See, at the end of an acquisition, whether its frame is in the file."""
+        if self._status is None or not (old_value == 1 and value == 0):
+            return
+        if self.hdf1.num_captured.get() > self._frames_before or self._written():
+            self.generate_datum(self._image_name, time.time(), {})
+            self._end(None)
+        else:
+            self._end(CameraError(self._fault()))
+
+    def _written(self) -> bool:
+        # The monitor of the count may come after the one of `acquire`: ask, only then.
+        captured: int = self.hdf1.num_captured.get(use_monitor=False)
+        return captured > self._frames_before
+
+    def _fault(self) -> str:
+        if self.cam.detector_state.get(use_monitor=False) == DETECTOR_ERROR:
+            return f"{self.name} failed to take a frame: {self._message()}"
+        written = self.hdf1.write_message.get()
+        return (
+            f"{self.name} is done but its frame was not written: the file still has "
+            f"{self._frames_before} frames{f', and {written}' if written else ''}; "
+            f"the camera says {self._message()!r}"
+        )
+
+    def _message(self) -> str:
+        if not self.cam.status_message.connected:
+            return "nothing, its IOC is gone"
+        message: str = self.cam.status_message.get(use_monitor=False)
+        return message
+
+    def _stop_if_failed(self, outcome: DeviceOutcome) -> None:
+        if not outcome.success:
+            self._status = None
+            if self.cam.acquire.connected:
+                self.cam.acquire.put(0, wait=False)
+
+    def _end(self, error: Exception | None) -> None:
+        """Finish the exposure that is under way, if one is: once, whoever comes first."""
+        with self._outcome_lock:
+            outcome, self._status = self._status, None
+        if outcome is None or outcome.done:
+            return
+        if error is None:
+            outcome.set_finished()
+        else:
+            outcome.set_exception(error)

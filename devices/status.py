@@ -1,0 +1,53 @@
+"""Statuses that say what they waited for.
+
+A stock status that fails prints as its own repr; these print as a sentence to act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ophyd.status import DeviceStatus, MoveStatus, StatusBase
+from ophyd.utils import StatusTimeoutError
+
+
+class Outcome(StatusBase):
+    """Mixin for a status whose time-out and whose text are sentences.
+
+    Parameters
+    ----------
+    explain : callable
+        Called with no argument when time is up; returns what was expected, what was found and
+        what to do.
+    """
+
+    def __init__(self, *args: Any, explain: Callable[[], str], **kwargs: Any) -> None:
+        self._explain = explain
+        super().__init__(*args, **kwargs)
+
+    def _settled(self) -> None:
+        """Turn ophyd's bare time-out into one with an explanation."""
+        super()._settled()
+        if isinstance(self._exception, StatusTimeoutError):
+            self._exception = TimeoutError(f"{self._explain()} [waited {self.timeout:.3g} s]")
+
+    def __str__(self) -> str:
+        # bluesky's FailedStatus and the run's stop document show a status by its text.
+        if self.done and not self.success:
+            return str(self.exception(timeout=0))
+        return f"{type(self).__name__}(done={self.done}, success={self.success})"
+
+    __repr__ = __str__
+
+
+class DeviceOutcome(Outcome, DeviceStatus):
+    """The outcome of an action of a device, such as an exposure."""
+
+
+class MoveOutcome(Outcome, MoveStatus):
+    """The outcome of a move, with what a progress bar needs."""
+
+
+class SettingOutcome(Outcome, StatusBase):
+    """The outcome of writing a setting."""

@@ -1,0 +1,92 @@
+"""What a montage knows of the tile that it takes: a soft device, read into every event.
+
+The nominal place travels with the frame, so nothing downstream has to count events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ophyd import Component as Cpt
+from ophyd import Device, Signal
+from ophyd.status import Status
+
+
+class SoftReadings(Device):
+    """A device of soft signals that are set all at once, in one message."""
+
+    units: ClassVar[Mapping[str, str]] = {}
+    """Units of the signals that have one, by attribute name."""
+
+    def set(self, values: Mapping[str, Any]) -> Status:
+        """Set signals by name.
+
+        Parameters
+        ----------
+        values : mapping of str to value
+            By attribute name.
+        """
+        for name, value in values.items():
+            getattr(self, name).put(value)
+        status = Status(self)
+        status.set_finished()
+        return status
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the signals, with the units that soft signals lack."""
+        keys: dict[str, Any] = super().describe()
+        for attribute, unit in self.units.items():
+            keys[getattr(self, attribute).name]["units"] = unit
+        return keys
+
+
+class Tile(SoftReadings):
+    """The tile that is taken now; event keys ``tile_index``, ``tile_row`` and so on.
+
+    Attributes
+    ----------
+    index : int
+        In the order of taking, from 0.
+    row, column : int
+        In the grid.
+    attempt : int
+        1, and one more for each time that it is taken again.
+    x, y : float
+        Where its middle is meant to be on the stage, in µm.
+    """
+
+    units: ClassVar = {"x": "um", "y": "um"}
+
+    index = Cpt(Signal, value=0, dtype=int)
+    row = Cpt(Signal, value=0, dtype=int)
+    column = Cpt(Signal, value=0, dtype=int)
+    attempt = Cpt(Signal, value=1, dtype=int)
+    x = Cpt(Signal, value=0.0, dtype=float)
+    y = Cpt(Signal, value=0.0, dtype=float)
+
+
+class FocusFit(SoftReadings):
+    """What an autofocus found; event keys ``autofocus_defocus``, ``autofocus_quality`` and so on.
+
+    Attributes
+    ----------
+    defocus : float
+        The defocus that is set after it, in µm: the best one, or the one before if it failed.
+    quality : float
+        0 to 1; 0 if it failed.
+    succeeded : int
+        1 or 0.
+    reason : str
+        Why it failed, or empty.
+    tile : int
+        Index of the tile before which it was done, or −1.
+    """
+
+    units: ClassVar = {"defocus": "um"}
+
+    defocus = Cpt(Signal, value=0.0, dtype=float)
+    quality = Cpt(Signal, value=0.0, dtype=float)
+    succeeded = Cpt(Signal, value=0, dtype=int)
+    reason = Cpt(Signal, value="", dtype="string")
+    tile = Cpt(Signal, value=-1, dtype=int)
