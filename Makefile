@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-QUIET := --quiet --disable-pip-version-check
+PIP := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test lint format bench clean
 .DEFAULT_GOAL := help
@@ -43,10 +43,10 @@ clean: ## remove the environment, caches and everything that was acquired here
 
 .venv/installed: setup.cfg pyproject.toml | .venv/bin/python
 	@echo "Installing temline into .venv (a few minutes the first time)"
-	@$(BIN)/pip install $(QUIET) -e .
+	@$(PIP) -e .
 	@touch $@
 
 .venv/installed-%: setup.cfg pyproject.toml | .venv/bin/python
 	@echo "Installing temline with what '$*' needs into .venv (a few minutes the first time)"
-	@$(BIN)/pip install $(QUIET) -e '.[$*]'
+	@$(PIP) -e '.[$*]'
 	@touch $@ .venv/installed

@@ -158,8 +158,8 @@ def show_config(
     from config import load
 
     if check is not None:
-        count = sum(str(check) in source for *_, source in load(check).table())
-        print(f"{check} is right; it sets {count} values.")
+        count = sum(source.startswith(f"{check}:") for *_, source in load(check).table())
+        print(f"{check} is right; it sets {count} value{'s' * (count != 1)}.")
         return
     from rich.console import Console
     from rich.table import Table
