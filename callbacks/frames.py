@@ -1,0 +1,297 @@
+"""Finds the frames that documents point at, and reads them from the files on disk.
+
+Stock ophyd classes (resource, datum) and flyers (stream_resource, stream_datum) look the same here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import h5py
+import numpy as np
+from event_model import unpack_datum_page, unpack_event_page
+from numpy.typing import NDArray
+
+HDF5_SPECS = frozenset({"AD_HDF5", "AD_HDF5_SINGLE", "AD_HDF5_SWMR", "HDF5"})
+HDF5_MIMETYPE = "application/x-hdf5"
+DATASET = "/entry/data/data"  # where areaDetector's HDF5 plugin puts the frames
+FRAME_NUMBERS = "/entry/instrument/NDAttributes/NDArrayUniqueId"
+FRAME_NUMBER_KEY = "cam_array_counter"  # the end of the event key that holds a frame's number
+POLL_SECONDS = 0.02
+
+
+class FrameError(Exception):
+    """A frame could not be read; the message says which one, why, and what to look at."""
+
+
+class _NotYetError(Exception):
+    """The frame is not there yet, and may come."""
+
+
+@dataclass(frozen=True)
+class FrameReference:
+    """Where one or more frames lie.
+
+    Attributes
+    ----------
+    path : str
+        The HDF5 file.
+    dataset : str
+        The dataset in it, of shape (frames, height, width).
+    start, stop : int
+        The frames of the event are ``dataset[start:stop]``.
+    number : int or None
+        The camera's number of the frame, if the event tells it. It is looked up in the file, so
+        that a frame which the camera lost does not shift those after it.
+    """
+
+    path: str
+    dataset: str
+    start: int
+    stop: int
+    number: int | None = None
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[FrameReference]:
+        """Give a reference to each frame."""
+        if len(self) == 1:
+            yield self
+        else:
+            for index in range(self.start, self.stop):
+                yield replace(self, start=index, stop=index + 1, number=None)
+
+
+@dataclass(frozen=True)
+class LocatedEvent:
+    """An event and its frames.
+
+    Attributes
+    ----------
+    stream : str
+        Name of its stream.
+    event : mapping
+        The event document.
+    frames : mapping of str to FrameReference
+        By data key; a frame that no document located is missing.
+    """
+
+    stream: str
+    event: Mapping[str, Any]
+    frames: Mapping[str, FrameReference]
+
+
+@dataclass
+class _Stream:
+    """What one descriptor says, and the stream datums that arrived for it."""
+
+    name: str
+    external: frozenset[str]
+    ranges: list[tuple[str, int, int, FrameReference]] = field(default_factory=list)
+
+
+class FrameLocator:
+    """Follows the documents of one run and tells for each event where its frames are.
+
+    Call it with each document; it gives back the events whose frames are all located. An event that
+    comes before its datum waits for it. After the last document, `remaining` gives what is left.
+
+    Examples
+    --------
+    >>> locator = FrameLocator()
+    >>> for located in locator(name, doc):
+    ...     frame = read_frame(located.frames["camera_image"])
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _Stream] = {}
+        self._resources: dict[str, Mapping[str, Any]] = {}
+        self._datums: dict[str, FrameReference] = {}
+        self._waiting: list[Mapping[str, Any]] = []
+
+    def __call__(self, name: str, doc: Any) -> list[LocatedEvent]:
+        """Take a document in; give the events that are complete now, in their order."""
+        if name == "descriptor":
+            external = (key for key, value in doc["data_keys"].items() if "external" in value)
+            self._streams[doc["uid"]] = _Stream(doc["name"], frozenset(external))
+        elif name in {"resource", "stream_resource"}:
+            self._resources[doc["uid"]] = doc
+        elif name == "datum":
+            self._add_datum(doc)
+        elif name == "datum_page":
+            for datum in unpack_datum_page(doc):
+                self._add_datum(datum)
+        elif name == "stream_datum":
+            self._add_stream_datum(doc)
+        elif name == "event":
+            self._waiting.append(doc)
+        elif name == "event_page":
+            self._waiting.extend(unpack_event_page(doc))
+        return self._complete()
+
+    def remaining(self) -> list[LocatedEvent]:
+        """Give the events that still lack a frame, with the frames that they have."""
+        left, self._waiting = self._waiting, []
+        return [self._locate(event) for event in left]
+
+    def _complete(self) -> list[LocatedEvent]:
+        done: list[LocatedEvent] = []
+        still: list[Mapping[str, Any]] = []
+        for event in self._waiting:
+            located = self._locate(event)
+            if len(located.frames) == len(self._streams[event["descriptor"]].external):
+                done.append(located)
+                for datum_id in event["data"].values():
+                    if isinstance(datum_id, str):
+                        self._datums.pop(datum_id, None)
+            else:
+                still.append(event)
+        self._waiting = still
+        return done
+
+    def _locate(self, event: Mapping[str, Any]) -> LocatedEvent:
+        stream = self._streams[event["descriptor"]]
+        number = next(
+            (int(value) for key, value in event["data"].items() if key.endswith(FRAME_NUMBER_KEY)),
+            None,
+        )
+        frames: dict[str, FrameReference] = {}
+        for key in stream.external:
+            found = self._datums.get(event["data"].get(key, ""))
+            found = found or _in_ranges(stream, key, event["seq_num"])
+            if found is not None:
+                frames[key] = replace(found, number=number if len(found) == 1 else None)
+        return LocatedEvent(stream.name, event, frames)
+
+    def _add_datum(self, doc: Mapping[str, Any]) -> None:
+        resource = self._resources.get(doc["resource"])
+        if resource is None or resource.get("spec", "").upper() not in HDF5_SPECS:
+            return
+        parameters, at = resource["resource_kwargs"], doc["datum_kwargs"]
+        frames = int(parameters.get("frame_per_point", 1))
+        point = int(at.get("point_number", at.get("frame", 0)))
+        self._datums[doc["datum_id"]] = FrameReference(
+            path=str(Path(resource["root"]) / resource["resource_path"].lstrip("/")),
+            dataset=parameters.get("dataset", DATASET),
+            start=point * frames,
+            stop=(point + 1) * frames,
+        )
+
+    def _add_stream_datum(self, doc: Mapping[str, Any]) -> None:
+        resource = self._resources.get(doc["stream_resource"])
+        stream = self._streams.get(doc["descriptor"])
+        if resource is None or stream is None or resource["mimetype"] != HDF5_MIMETYPE:
+            return
+        parameters = resource["parameters"]
+        reference = FrameReference(
+            path=unquote(urlparse(resource["uri"]).path),
+            dataset=parameters.get("dataset", DATASET),
+            start=doc["indices"]["start"],
+            stop=doc["indices"]["stop"],
+        )
+        first, last = doc["seq_nums"]["start"], doc["seq_nums"]["stop"]
+        stream.ranges.append((resource["data_key"], first, last, reference))
+
+
+def _in_ranges(stream: _Stream, key: str, seq_num: int) -> FrameReference | None:
+    """Find the frames of one event in the stream datums, newest first."""
+    for data_key, first, last, reference in reversed(stream.ranges):
+        if data_key == key and first <= seq_num < last:
+            each = len(reference) // (last - first)
+            start = reference.start + (seq_num - first) * each
+            return replace(reference, start=start, stop=start + each)
+    return None
+
+
+def read_frame(reference: FrameReference, timeout: float = 5.0) -> NDArray[Any]:
+    """Read one frame, also while the file is being written (SWMR).
+
+    The file is opened for each frame: that takes under a millisecond of the ten that a frame takes,
+    and leaves no handle behind that could keep a file alive, or see an old version of it.
+
+    Parameters
+    ----------
+    reference : FrameReference
+        To one frame.
+    timeout : float
+        How long to wait for a frame that is not in the file yet, in s.
+
+    Returns
+    -------
+    ndarray of uint8 or uint16, shape (height, width)
+
+    Raises
+    ------
+    FrameError
+        If the file or the frame does not appear in time, or cannot be read.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return _read(reference)
+        except (OSError, KeyError, _NotYetError) as error:
+            if time.monotonic() >= deadline:
+                raise FrameError(_explain(reference, error, timeout)) from error
+        time.sleep(POLL_SECONDS)
+
+
+def _read(reference: FrameReference) -> NDArray[Any]:
+    with _open(reference.path) as file:
+        frames = file[reference.dataset]
+        if frames.ndim != 3:
+            raise FrameError(
+                f"{reference.dataset} of {reference.path} has shape {frames.shape}; "
+                "frames must be stacked as (frames, height, width)"
+            )
+        index = _index(file, reference)
+        if index >= len(frames):
+            raise _NotYetError(f"it holds {len(frames)} frames")
+        return np.asarray(frames[index])
+
+
+def _open(path: str) -> h5py.File:
+    """Open a file for reading, whether or not it was made for SWMR; never lock out its writer."""
+    try:
+        return h5py.File(path, "r", libver="latest", swmr=True, locking=False)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return h5py.File(path, "r", locking=False)
+
+
+def _index(file: h5py.File, reference: FrameReference) -> int:
+    """Find the frame by its number, or else take the place that the documents tell."""
+    if reference.number is None or FRAME_NUMBERS not in file:
+        return reference.start
+    numbers = np.asarray(file[FRAME_NUMBERS])
+    places = np.flatnonzero(numbers == reference.number)
+    if not len(places):
+        held = f"{numbers[0]} to {numbers[-1]}" if len(numbers) else "none"
+        raise _NotYetError(f"it holds the frame numbers {held}")
+    return int(places[-1])
+
+
+def _explain(reference: FrameReference, error: Exception, timeout: float) -> str:
+    wanted = f"frame {reference.start}"
+    if reference.number is not None:
+        wanted = f"frame number {reference.number} (place {reference.start})"
+    where = f"{wanted} of {reference.dataset} in {reference.path}"
+    if isinstance(error, _NotYetError):
+        return (
+            f"{where} did not appear within {timeout:g} s; {error}: "
+            "look whether the camera lost the frame or its file plugin stopped"
+        )
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"{where}: there is no such file after {timeout:g} s: "
+            "look whether this machine sees the camera's data folder"
+        )
+    if isinstance(error, KeyError):
+        return f"{where}: there is no such dataset: look at the camera's HDF5 layout"
+    return f"{where} cannot be read, the file is damaged or cut off: {error}"

@@ -1,0 +1,238 @@
+"""Averages bright and dark frames into files that the flat field reads, and publishes them as runs.
+
+A file is named after its raw run, so whoever knows that uid finds it: nothing else is shared.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from event_model import RunRouter
+from numpy.typing import NDArray
+
+from callbacks.documents import ProcessedRun, Publish, StoredArray, integer, number
+from callbacks.frames import FrameError, FrameLocator, FrameReference, read_frame
+from processing.flatfield import References, make_references
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_PLANS = frozenset({"brightfield", "darkfield"})
+AVERAGE = "average"
+POLL_SECONDS = 0.05
+STREAMS = {
+    "reference": {"frames": integer(), "mean": number("counts"), "std": number("counts")},
+}
+
+
+@dataclass(frozen=True)
+class ReferenceFiles:
+    """Files of the averaged bright and dark frames; without a dark one, dark is taken for 0."""
+
+    bright: str
+    dark: str | None
+
+
+def reference_path(root: Path, raw_uid: str) -> Path:
+    """Give the file that holds the average of a brightfield or darkfield run."""
+    return root / f"{raw_uid}.h5"
+
+
+def await_references(files: ReferenceFiles, timeout: float) -> None:
+    """Wait until the averages are on disk, and read them once.
+
+    Parameters
+    ----------
+    files : ReferenceFiles
+    timeout : float
+        In s.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one is missing after the time-out.
+    OSError
+        If one cannot be read.
+    ValueError
+        If they do not make a flat field.
+    """
+    deadline = time.monotonic() + timeout
+    for path in filter(None, (files.bright, files.dark)):
+        while not Path(path).exists():
+            if time.monotonic() >= deadline:
+                raise FileNotFoundError(f"there is no average {path} after {timeout:g} s")
+            time.sleep(POLL_SECONDS)
+    load_references(files)
+
+
+@lru_cache(maxsize=2)
+def load_references(files: ReferenceFiles) -> References:
+    """Read averages and make a flat field of them; the last ones are kept, in each process."""
+    bright = read_average(files.bright)
+    dark = np.zeros_like(bright) if files.dark is None else read_average(files.dark)
+    return make_references(bright, dark)
+
+
+def read_average(path: str | Path) -> NDArray[np.float32]:
+    """Read the average that `write_average` wrote: float32, shape (height, width), in counts."""
+    with h5py.File(path, "r", locking=False) as file:
+        return np.asarray(file[AVERAGE][0], dtype=np.float32)
+
+
+def write_average(
+    path: Path, average: NDArray[np.float32], attributes: Mapping[str, Any]
+) -> StoredArray:
+    """Write an averaged frame; the file appears complete or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    average : ndarray of float32, shape (height, width)
+        In counts.
+    attributes : mapping
+        Written to the dataset.
+
+    Returns
+    -------
+    StoredArray
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    try:
+        with h5py.File(unfinished, "w", libver="latest") as file:
+            stack = file.create_dataset(AVERAGE, data=average[np.newaxis].astype(np.float32))
+            stack.attrs.update(attributes)
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return StoredArray(AVERAGE, str(path), f"/{AVERAGE}", average.shape, "<f4", average.shape)
+
+
+def average_frames(
+    references: Sequence[FrameReference], path: Path, attributes: Mapping[str, Any], timeout: float
+) -> tuple[StoredArray, dict[str, float]]:
+    """Average frames, one in memory at a time, into a file.
+
+    Parameters
+    ----------
+    references : sequence of FrameReference
+    path : Path
+    attributes : mapping
+        Written to the file.
+    timeout : float
+        How long each frame may take to appear, in s.
+
+    Returns
+    -------
+    StoredArray
+    dict
+        ``frames``, and ``mean`` and ``std`` of the average in counts.
+
+    Raises
+    ------
+    FrameError
+        If there is no frame, one cannot be read, or their shapes differ.
+    """
+    total: NDArray[np.float64] | None = None
+    for reference in references:
+        frame = read_frame(reference, timeout)
+        if total is None:
+            total = np.zeros(frame.shape)
+        elif total.shape != frame.shape:
+            raise FrameError(f"frames have shapes {total.shape} and {frame.shape}; take them again")
+        total += frame
+    if total is None:
+        raise FrameError("the run has no frame to average")
+    average = (total / len(references)).astype(np.float32)
+    figures = {
+        "frames": len(references),
+        "mean": float(average.mean(dtype=np.float64)),
+        "std": float(average.std(dtype=np.float64)),
+    }
+    return write_average(path, average, {**attributes, **figures}), figures
+
+
+class ReferenceProcessor:
+    """A RunEngine callback that averages the frames of brightfield and darkfield runs.
+
+    It publishes a run ``process_brightfield`` or ``process_darkfield`` with a stream `reference`
+    that holds the average. A run that was cut off makes no average.
+
+    Parameters
+    ----------
+    executor : concurrent.futures.Executor
+        Where frames are read and averaged.
+    publish : callable
+        Called with (name, document) on a thread of the executor (on the caller's if it is a pool
+        of processes), one run at a time.
+    root : Path
+        Folder of the averages; give the same one to `TileProcessor`.
+    frame_timeout : float
+        How long a frame may take to appear in its file, in s.
+    """
+
+    def __init__(
+        self, executor: Executor, publish: Publish, root: Path, frame_timeout: float = 5.0
+    ) -> None:
+        self._executor, self._publish = executor, publish
+        self._root, self._timeout = Path(root), frame_timeout
+        self._router = RunRouter([self._factory])
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        """Take a document in, from the RunEngine; what goes wrong here does not end its run."""
+        try:
+            self._router(name, doc)
+        except Exception:
+            logger.exception("a %s document for reference frames could not be taken in", name)
+
+    def _factory(self, name: str, start: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        wanted = start.get("plan_name") in REFERENCE_PLANS
+        return ([_ReferenceRun(start, self._submit)] if wanted else []), []
+
+    def _submit(
+        self, start: dict[str, Any], references: list[FrameReference], raw_stop: dict[str, Any]
+    ) -> None:
+        if raw_stop["exit_status"] != "success":
+            logger.warning("%s run %s was cut off: no average", start["plan_name"], start["uid"])
+            return
+        attributes = {"raw_uid": start["uid"], "plan_name": start["plan_name"]}
+        path = reference_path(self._root, start["uid"])
+        future = self._executor.submit(average_frames, references, path, attributes, self._timeout)
+        future.add_done_callback(lambda done: self._finish(start, done))
+
+    def _finish(
+        self, start: dict[str, Any], done: Future[tuple[StoredArray, dict[str, float]]]
+    ) -> None:
+        run = ProcessedRun(self._publish, f"process_{start['plan_name']}", start, STREAMS)
+        try:
+            stored, figures = done.result()
+        except Exception as error:
+            logger.exception("no average of %s run %s", start["plan_name"], start["uid"])
+            run.stop("fail", str(error))
+            return
+        run.arrays("reference", [stored], figures)
+        run.stop()
+
+
+class _ReferenceRun:
+    """Collects the frames of one brightfield or darkfield run."""
+
+    def __init__(self, start: dict[str, Any], submit: Any) -> None:
+        self._start, self._submit = start, submit
+        self._locator = FrameLocator()
+        self._frames: list[FrameReference] = []
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        for located in self._locator(name, doc):
+            for reference in located.frames.values():
+                self._frames.extend(reference)
+        if name == "stop":
+            self._submit(self._start, self._frames, doc)

@@ -1,0 +1,213 @@
+"""Processes the tiles of montages while they are taken, and publishes what it finds as documents.
+
+The RunEngine's thread only hands documents over; one thread of its own does the book-keeping and
+the publishing, and the workers of an executor do the reading and the arithmetic.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from event_model import RunRouter
+
+from callbacks.documents import Publish
+from callbacks.montage_run import Job, MontageRun
+from callbacks.tile_jobs import ProcessorSettings
+
+logger = logging.getLogger(__name__)
+
+
+class TileProcessor:
+    """A RunEngine callback that processes every montage, off the RunEngine's thread.
+
+    For each run whose start document has a `montage` it publishes a run ``process_montage`` with
+    the streams `tile`, `match`, `position`, `mosaic` and `montage`. Other runs are ignored. A tile
+    that cannot be processed is published with its `error`; it does not end the run. A tile that is
+    taken again replaces the earlier one in the matches, the solution and the mosaic. A montage that
+    was cut off is still solved, and its processed run ends with the same exit status.
+
+    At most ``settings.max_in_flight`` frames are in memory; after them only the compact form of
+    those tiles is kept whose neighbours are still to be matched.
+
+    Parameters
+    ----------
+    executor : concurrent.futures.Executor
+        Threads, processes or a cluster. It is not shut down here.
+    publish : callable
+        Called with (name, document) on one thread; what it raises is logged.
+    settings : ProcessorSettings
+    mosaic_root : Path
+        Folder of the mosaics; made if it is missing.
+    reference_root : Path, optional
+        Folder of the averages that `ReferenceProcessor` writes; without it nothing is flat-fielded.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        publish: Publish,
+        settings: ProcessorSettings,
+        mosaic_root: Path,
+        reference_root: Path | None = None,
+    ) -> None:
+        self.settings = settings
+        self.mosaic_root = Path(mosaic_root)
+        self.reference_root = None if reference_root is None else Path(reference_root)
+        self._executor, self._consumer = executor, publish
+        self._router = RunRouter([self._factory])
+        self._runs: list[MontageRun] = []
+        self._urgent: deque[Job] = deque()
+        self._waiting: deque[Job] = deque()
+        self._in_flight = 0
+
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Condition()
+        self._unhandled = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="tile-processor", daemon=True)
+        self._thread.start()
+
+    # On any thread
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        """Take a document of a raw run in; returns at once."""
+        with self._idle:
+            if self._closed:
+                logger.warning("the tile processor is closed; a %s document is not processed", name)
+                return
+            self._unhandled += 1
+        self._inbox.put(partial(self._handle, name, doc))
+
+    @property
+    def tiles_behind(self) -> int:
+        """Tiles that were announced and are not published yet."""
+        return sum(run.tiles_behind for run in tuple(self._runs))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every montage is processed to its end.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            In s; by default there is no limit.
+
+        Returns
+        -------
+        bool
+            False if the time was up before.
+        """
+        with self._idle:
+            return self._idle.wait_for(self._is_idle, timeout)
+
+    def close(self, timeout: float = 60.0) -> bool:
+        """Finish what was taken so far, end the runs that are open, and stop the thread.
+
+        Parameters
+        ----------
+        timeout : float
+            In s. Runs that are not finished then end with the exit status "abort".
+
+        Returns
+        -------
+        bool
+            Whether all was processed.
+        """
+        with self._idle:
+            first, self._closed = not self._closed, True
+        if first:
+            self._inbox.put(self._end_raw_runs)
+        finished = self.wait(timeout)
+        if first:
+            self._inbox.put(self._give_up)
+            self._inbox.put(None)
+        self._thread.join(timeout)
+        return finished
+
+    # On the own thread
+
+    def submit(self, job: Job, urgent: bool = False) -> None:
+        """Queue a job; an urgent one, which frees memory, goes before the others."""
+        (self._urgent if urgent else self._waiting).append(job)
+
+    def publish(self, name: str, doc: dict[str, Any]) -> None:
+        """Give a document to the consumer; a consumer's error is its own."""
+        try:
+            self._consumer(name, doc)
+        except Exception:
+            logger.exception("a consumer of processed runs failed on a %s document", name)
+
+    def _work(self) -> None:
+        while (task := self._inbox.get()) is not None:
+            for step in (task, self._pump):
+                try:
+                    step()
+                except Exception:  # nothing may end this thread but `close`
+                    logger.exception("the tile processor failed at %s", step)
+            with self._idle:
+                self._idle.notify_all()
+
+    def _is_idle(self) -> bool:
+        return not self._unhandled and not self._runs
+
+    def _handle(self, name: str, doc: dict[str, Any]) -> None:
+        try:
+            self._router(name, doc)
+        finally:
+            with self._idle:
+                self._unhandled -= 1
+
+    def _factory(self, name: str, start: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        if "montage" not in start or "raw_uid" in start:
+            return [], []
+        try:
+            run = MontageRun(start, self)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.error(
+                "montage %s cannot be processed, its start document: %r", start["uid"], error
+            )
+            return [], []
+        self._runs.append(run)
+        return [run], []
+
+    def _pump(self) -> None:
+        """Keep the executor busy, within the bounds; take runs that ended off the list."""
+        for run in self._runs:
+            run.advance()
+        while self._in_flight < self.settings.max_in_flight and (self._urgent or self._waiting):
+            job = self._urgent.popleft() if self._urgent else self._waiting.popleft()
+            try:
+                future = self._executor.submit(job.function, *job.arguments)
+            except RuntimeError as error:  # shut down, or its processes died
+                self._inbox.put(partial(job.done, None, error))
+                continue
+            self._in_flight += 1
+            future.add_done_callback(partial(self._post, job))
+        self._runs = [run for run in self._runs if not run.stopped]
+
+    def _post(self, job: Job, future: Future[Any]) -> None:
+        self._inbox.put(partial(self._complete, job, future))
+
+    def _complete(self, job: Job, future: Future[Any]) -> None:
+        self._in_flight -= 1
+        try:
+            result, error = future.result(), None
+        except Exception as raised:
+            result, error = None, raised
+        job.done(result, error)
+
+    def _end_raw_runs(self) -> None:
+        for run in self._runs:
+            run.end_early("processing was closed before the raw run ended")
+
+    def _give_up(self) -> None:
+        for run in self._runs:
+            run.stop("abort", "processing was closed before it was done")
+        self._runs = []
