@@ -1,0 +1,45 @@
+"""The camera as an areaDetector: the driver's PVs (cam1:) and a module a plugin.
+
+Stock ophyd.areadetector classes and areaDetector screens work against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ioc.camera.cam import Cam
+from ioc.camera.hdf import HdfPlugin
+from ioc.camera.image import ImagePlugin
+from ioc.camera.stats import StatsPlugin
+from ioc.drivers.protocol import CameraDriver
+from ioc.records import Group
+from ioc.worker import Worker
+
+__all__ = ["camera_groups"]
+
+
+def camera_groups(
+    prefix: str,
+    driver: CameraDriver,
+    data_root: Path,
+    check_storage: Callable[[], None] = lambda: None,
+) -> list[Group]:
+    """Make the groups of a camera: cam1:, image1:, HDF1: and Stats1:.
+
+    Parameters
+    ----------
+    prefix : str
+        Such as "TEM:CAM:".
+    driver : CameraDriver
+    data_root : Path
+        The only folder, with those below it, that frames are written to.
+    check_storage : callable, optional
+        Called before each frame is written; an OSError that it raises is taken as the disk's.
+    """
+    worker = Worker("plugins")
+    shape, pixel_type = driver.sensor_shape, driver.pixel_types[-1]
+    hdf = HdfPlugin(f"{prefix}HDF1:", shape, pixel_type, data_root, check_storage)
+    image = ImagePlugin(f"{prefix}image1:", shape, pixel_type, worker)
+    stats = StatsPlugin(f"{prefix}Stats1:", shape, pixel_type, worker)
+    return [Cam(f"{prefix}cam1:", driver, [hdf, image, stats]), image, hdf, stats]

@@ -1,0 +1,101 @@
+"""A thread that makes the blocking calls of one subsystem, so that the server's loop never waits.
+
+A call that hangs costs its own subsystem until it returns, and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ioc.drivers.protocol import DriverTimeoutError
+
+T = TypeVar("T")
+
+
+class Worker:
+    """One daemon thread that runs calls in order of asking.
+
+    A daemon, and not an executor: the interpreter waits for executors when it ends, and a vendor's
+    call that never returns would keep a dead IOC alive.
+
+    Parameters
+    ----------
+    name : str
+        Name of the subsystem, for the thread and for messages.
+    timeout : float
+        How long a call may take unless it says so itself, in s.
+    """
+
+    def __init__(self, name: str, timeout: float = 5.0) -> None:
+        self.name = name
+        self.timeout = timeout
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stuck: tuple[str, float] | None = None
+        threading.Thread(target=self._run, name=f"ioc-{name}", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._calls.get()()
+
+    async def call(self, function: Callable[..., T], *args: Any, timeout: float | None = None) -> T:
+        """Make a call on the thread and wait for what it returns or raises.
+
+        Parameters
+        ----------
+        function : callable
+        *args
+            Its arguments.
+        timeout : float, optional
+            How long it may take, in s.
+
+        Raises
+        ------
+        DriverTimeoutError
+            If it does not return in time, or an earlier call has not returned yet.
+        """
+        if self._stuck is not None:
+            what, since = self._stuck
+            raise DriverTimeoutError(
+                f"{self.name}: {what} has not returned for {time.monotonic() - since:.0f} s"
+            )
+        limit = self.timeout if timeout is None else timeout
+        what = getattr(function, "__name__", repr(function))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            self._stuck = None
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)  # type: ignore[arg-type]
+            else:
+                future.set_exception(error)
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = function(*args)
+            except BaseException as caught:  # it belongs to whoever awaits it
+                error = caught
+            try:
+                loop.call_soon_threadsafe(settle, result, error)
+            except RuntimeError:
+                pass  # the server has ended meanwhile: nobody awaits this
+
+        started = time.monotonic()
+        self._calls.put(run)
+        try:
+            return await asyncio.wait_for(future, limit)
+        except TimeoutError as error:
+            if future.done() and not future.cancelled():
+                raise  # the call itself raised it
+            self._stuck = (what, started)
+            raise DriverTimeoutError(
+                f"{self.name}: {what} did not return within {limit:g} s"
+            ) from error
