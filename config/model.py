@@ -40,7 +40,6 @@ class Epics(Section):
     interfaces: list[Text] = Field(min_length=1, description="addresses our own IOC binds to")
     addresses: list[Text] = Field(description="further servers to search, as host or host:port")
     connection_timeout: Seconds = Field(description="to find a process variable, in s")
-    timeout: Seconds = Field(description="to read or write one, in s")
 
 
 class Ioc(Section):
@@ -48,6 +47,9 @@ class Ioc(Section):
 
     driver: DriverPath | None = Field(description="null where others serve the hardware")
     options: dict[str, Any] = Field(description="handed to the driver as they are")
+    groups: list[Literal["scope", "stage", "camera", "faults"]] = Field(
+        min_length=1, description="what it serves; other processes may serve the rest"
+    )
     start_timeout: Seconds = Field(description="until its first process variable answers, in s")
 
 
@@ -56,7 +58,9 @@ class Device(Section):
 
     class_: ClassPath = Field(alias="class")
     prefix: Text = Field(description="of its process variables; {prefix} stands for epics.prefix")
-    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments; {data} stands for data.folder"
+    )
 
 
 class Tiled(Section):
@@ -129,6 +133,7 @@ class Config(Section):
     epics: Epics
     ioc: Ioc
     devices: dict[str, Device]
+    baseline: list[Text] = Field(description="devices, or parts of them, read at each run's ends")
     tiled: Tiled
     data: Data
     processing: Processing
@@ -147,3 +152,11 @@ class Config(Section):
     def device_prefix(self, name: str) -> str:
         """Give the full prefix of a device's process variables."""
         return self.devices[name].prefix.replace("{prefix}", self.epics.prefix)
+
+    def device_options(self, name: str) -> dict[str, Any]:
+        """Give the keyword arguments of a device's class."""
+        folder = str(self.data.folder.absolute())
+        return {
+            key: value.replace("{data}", folder) if isinstance(value, str) else value
+            for key, value in self.devices[name].options.items()
+        }

@@ -17,7 +17,13 @@ from services.runtime import (
 )
 from services.tiled_server import TiledSettings, answers
 
-IOC_PROBE = "SCOPE:Model_RBV"
+# A process variable of each group of the IOC, to ask whether it answers.
+IOC_PROBES = {
+    "scope": "SCOPE:Model_RBV",
+    "stage": "STAGE:Moving_RBV",
+    "camera": "CAM:cam1:Acquire_RBV",
+    "faults": "SIM:Fault:BeamDrop",
+}
 
 
 def tiled_settings(config: Config) -> TiledSettings:
@@ -61,6 +67,7 @@ def ioc_settings(config: Config) -> dict[str, object]:
         "prefix": config.epics.prefix,
         "driver": config.ioc.driver,
         "driver_options": config.ioc.options,
+        "groups": config.ioc.groups,
         "interfaces": config.epics.interfaces,
         "data_root": str(config.data.folder.absolute()),
     }
@@ -79,7 +86,7 @@ def ioc_service(config: Config) -> Service:
     file = config.folder / "ioc.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(ioc_settings(config), indent=2), encoding="utf-8")
-    probe = config.epics.prefix + IOC_PROBE
+    probe = config.epics.prefix + IOC_PROBES[config.ioc.groups[0]]
     return Service(
         name="ioc",
         module="ioc",

@@ -13,8 +13,9 @@ from services.runtime import load_joined
 
 def run_replay(site: Path | None) -> None:
     """Write the runs of the backup folder, and say how many there were."""
-    from callbacks.tiled_sink import replay
     from tiled.client import from_uri
+
+    from callbacks.tiled_sink import replay
 
     config = load_joined(site).config
     backup = config.tiled.backup

@@ -47,7 +47,7 @@ def test_each_layer_lies_over_the_one_before(site):
         overrides_from="a test",
     )
     assert loaded.config.epics.port == 6000
-    assert loaded.config.epics.timeout == load(environ={}).config.epics.timeout
+    assert loaded.config.epics.interfaces == load(environ={}).config.epics.interfaces
     assert loaded.config.montage.settle == 0.7
     assert loaded.config.montage.overlap == 30
     assert source_of(loaded, "epics.port") == f"{file}:2"
@@ -86,6 +86,13 @@ def test_the_environment_gives_lists_numbers_and_null():
 def test_null_takes_a_device_away(site):
     config = load(site("devices:\n  aperture: null\n"), environ={}).config
     assert set(config.devices) == {"scope", "stage", "camera"}
+
+
+def test_options_of_devices_know_the_data_folder(site):
+    config = load(site("data: {folder: /mnt/frames}\n"), environ={}).config
+    template = config.device_options("camera")["write_path_template"]
+    assert template.startswith("/mnt/frames/")
+    assert "%Y" in template
 
 
 def test_the_site_example_swaps_a_device_class_and_a_prefix():

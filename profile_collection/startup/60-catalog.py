@@ -1,0 +1,11 @@
+"""The catalogue of runs, if Tiled answers."""
+
+from services.processes import tiled_access
+from services.tiled_server import answers
+
+tiled_uri, tiled_key = tiled_access(config)
+catalog = None
+if answers(tiled_uri):
+    from tiled.client import from_uri
+
+    catalog = from_uri(tiled_uri, api_key=tiled_key)

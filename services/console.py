@@ -1,0 +1,47 @@
+"""`temline console`: IPython with the start-up files of `profile_collection`.
+
+The profile's own folder (history, sockets) lies in `.temline`, not in the repository.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from config.loader import SITE_VARIABLE
+from services.runtime import load_joined
+
+STARTUP = Path(__file__).parents[1] / "profile_collection" / "startup"
+
+
+def startup_files() -> list[Path]:
+    """Give the start-up files in the order in which they run."""
+    return sorted(STARTUP.glob("[0-9][0-9]-*.py"))
+
+
+def run_console(site: Path | None) -> None:
+    """Open IPython; the start-up files read the configuration themselves.
+
+    Parameters
+    ----------
+    site : path, optional
+        The site's file.
+
+    Raises
+    ------
+    ConfigError
+        Before IPython starts, where it is read best.
+    """
+    import IPython
+    from traitlets.config import Config as IPythonConfig
+
+    folder = load_joined(site).config.folder.absolute() / "ipython"
+    folder.mkdir(parents=True, exist_ok=True)
+    if site is not None:
+        os.environ[SITE_VARIABLE] = str(site.absolute())
+    options = IPythonConfig()
+    options.ProfileDir.location = str(folder)
+    options.InteractiveShellApp.exec_files = [str(file) for file in startup_files()]
+    options.TerminalIPythonApp.display_banner = False
+    options.TerminalInteractiveShell.confirm_exit = False
+    IPython.start_ipython(argv=[], config=options)

@@ -1,0 +1,263 @@
+"""Puts a RunEngine, devices and callbacks together, as the configuration says.
+
+The demo, the console's start-up files and later the supervising server all build theirs here.
+"""
+
+from __future__ import annotations
+
+import getpass
+import importlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from bluesky import RunEngine
+from bluesky.preprocessors import SupplementalData
+
+from callbacks.quality import Quality, QualityThresholds
+from callbacks.references import ReferenceProcessor
+from callbacks.tile_jobs import ProcessorSettings
+from callbacks.tile_processor import TileProcessor
+from callbacks.tiled_sink import TiledSink
+from config import Config
+from services.processes import tiled_access
+
+log = logging.getLogger(__name__)
+
+Consumer = Callable[[str, dict[str, Any]], Any]
+
+
+class DeviceError(RuntimeError):
+    """A device of the configuration that cannot be made or reached; the message says why."""
+
+
+def make_run_engine(config: Config, **options: Any) -> RunEngine:
+    """Make a RunEngine whose start documents say which instrument and version took the run.
+
+    Parameters
+    ----------
+    config : Config
+    **options
+        For `bluesky.RunEngine`.
+    """
+    metadata = {
+        "instrument": config.instrument,
+        "operator": config.operator or getpass.getuser(),
+        "temline_version": version("temline"),
+    }
+    return RunEngine(metadata, **options)
+
+
+def make_devices(config: Config) -> dict[str, Any]:
+    """Make the devices of the configuration; they connect by themselves, in the background.
+
+    The EPICS environment must be set before (`set_environment`).
+
+    Returns
+    -------
+    dict
+        Devices by name.
+
+    Raises
+    ------
+    DeviceError
+        If a class cannot be imported or does not take its options.
+    """
+    return {name: _make_device(config, name) for name in config.devices}
+
+
+def _make_device(config: Config, name: str) -> Any:
+    path = config.devices[name].class_
+    module, _, class_name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), class_name)
+    except (ImportError, AttributeError) as error:
+        raise DeviceError(
+            f"devices.{name}.class is {path}, which cannot be imported: {error}"
+        ) from error
+    try:
+        return kind(config.device_prefix(name), name=name, **config.device_options(name))
+    except TypeError as error:
+        raise DeviceError(f"devices.{name}: {path} does not take these options: {error}") from error
+
+
+def connect_devices(devices: Mapping[str, Any], timeout: float) -> dict[str, str]:
+    """Wait until devices are connected.
+
+    Parameters
+    ----------
+    devices : mapping
+        By name.
+    timeout : float
+        For all of them together, in s.
+
+    Returns
+    -------
+    dict
+        What could not be reached, and why, by the device's name; empty if all is well.
+    """
+    from devices import NotConnectedError, connect
+
+    composed = {name: one for name, one in devices.items() if hasattr(one, "component_names")}
+    problems: dict[str, str] = {}
+    try:
+        connect(composed.values(), timeout)
+    except NotConnectedError as error:
+        problems |= {name: _missing(error.missing[name]) for name in error.missing}
+    for name in devices.keys() - composed.keys():  # bare signals
+        try:
+            devices[name].wait_for_connection(timeout=timeout)
+        except TimeoutError as error:
+            problems[name] = str(error)
+    return problems
+
+
+def _missing(pvs: list[str], shown: int = 3) -> str:
+    more = f" and {len(pvs) - shown} more" if len(pvs) > shown else ""
+    return f"no answer from {', '.join(pvs[:shown])}{more}"
+
+
+def find_part(devices: Mapping[str, Any], dotted: str) -> Any:
+    """Give a device, or a part of one, by its dotted name.
+
+    Raises
+    ------
+    DeviceError
+        If there is none.
+    """
+    first, *parts = dotted.split(".")
+    try:
+        part = devices[first]
+        for name in parts:
+            part = getattr(part, name)
+    except (KeyError, AttributeError):
+        raise DeviceError(
+            f"baseline names {dotted}, which is no part of the devices {', '.join(devices)}"
+        ) from None
+    return part
+
+
+def add_baseline(RE: RunEngine, config: Config, devices: Mapping[str, Any]) -> list[str]:
+    """Have the baseline devices read at both ends of each run.
+
+    Parameters
+    ----------
+    RE : RunEngine
+    config : Config
+    devices : mapping
+        Those that are connected: one that cannot be reached would fail every run.
+
+    Returns
+    -------
+    list of str
+        What is read.
+    """
+    names = [dotted for dotted in config.baseline if dotted.partition(".")[0] in devices]
+    parts = [find_part(devices, dotted) for dotted in names]
+    RE.preprocessors.append(SupplementalData(baseline=parts))
+    return names
+
+
+def make_executor(config: Config) -> Executor:
+    """Make the executor that processes tiles."""
+    workers = config.processing.workers
+    if config.processing.executor == "threads":
+        return ThreadPoolExecutor(workers, thread_name_prefix="processing")
+    # Not forked: this process has threads of Channel Access.
+    import multiprocessing
+
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
+    )
+
+
+def _end_with_parent() -> None:
+    """Have a worker process end when the process that owns it does, however that ended."""
+    import multiprocessing
+    import os
+    import signal
+    import threading
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+@dataclass
+class Pipeline:
+    """The consumers of documents: processing, quality, and the way to Tiled.
+
+    Raw documents go to `raw`; each consumer in `processed` gets the documents of processed runs.
+
+    Attributes
+    ----------
+    sink : TiledSink
+    tiles : TileProcessor
+    references : ReferenceProcessor
+    quality : Quality
+        The gate for plans.
+    """
+
+    sink: TiledSink
+    tiles: TileProcessor
+    references: ReferenceProcessor
+    quality: Quality
+    executor: Executor
+    processed: list[Consumer] = field(default_factory=list)
+
+    def subscribe(self, RE: RunEngine) -> None:
+        """Give this pipeline the documents of a RunEngine."""
+        for consumer in (self.sink, self.references, self.tiles):
+            RE.subscribe(consumer)
+
+    def close(self, timeout: float) -> None:
+        """Finish the processing and the writing of what was acquired."""
+        self.tiles.close(timeout)
+        self.executor.shutdown(cancel_futures=True)
+        self.sink.close(timeout)
+
+
+def make_pipeline(config: Config, processed: Iterable[Consumer] = ()) -> Pipeline:
+    """Make the consumers of documents.
+
+    Parameters
+    ----------
+    config : Config
+    processed : iterable of callable
+        Further consumers of the documents of processed runs, like a live table.
+    """
+    uri, key = tiled_access(config)
+    data = config.data.folder.absolute()
+    sink = TiledSink(uri, key, config.tiled.backup.absolute())
+    consumers: list[Consumer] = [sink, *processed]
+
+    def publish(name: str, doc: dict[str, Any]) -> None:
+        for consumer in consumers:
+            consumer(name, doc)
+
+    quality = Quality(publish, QualityThresholds(**config.quality.model_dump()))
+    executor = make_executor(config)
+    references = ReferenceProcessor(executor, quality, data / "references")
+    tiles = TileProcessor(
+        executor,
+        quality,
+        ProcessorSettings(
+            max_in_flight=config.processing.workers + 2,
+            max_offset=config.processing.max_offset,
+        ),
+        data / "mosaics",
+        data / "references",
+    )
+    return Pipeline(sink, tiles, references, quality, executor, consumers)
