@@ -1,0 +1,222 @@
+"""What is wrong with a section, in known places: empty resin, a fold, a crack, debris, its edge.
+
+Quality control has to find these, so tests must know where they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import cos, hypot, pi, radians, sin
+
+import numpy as np
+from numpy.typing import NDArray
+
+EMPTY_FILM = 0.0513
+"""Darkness of the bare film: transmission 0.95."""
+RESIN = 0.10
+BARE = 0.03
+DEBRIS = 3.2
+DESIGN_SIZE_UM = 600.0
+"""Side of a section at which the features have their full size; smaller sections have smaller ones."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A blemish of a section.
+
+    Parameters
+    ----------
+    kind : str
+        "resin" (an area without tissue), "fold" (a dark band, the section doubled or tripled), "crack"
+        (bright) or "debris" (a black speck).
+    x, y : float
+        Its middle, in µm.
+    length, width : float
+        Its size along its axis and across it, in µm; the outline wanders within a quarter of them.
+    angle : float
+        Direction of its axis, in degrees, counter-clockwise from +x.
+    """
+
+    kind: str
+    x: float
+    y: float
+    length: float
+    width: float
+    angle: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top of the upright rectangle that holds it, in µm."""
+        c, s = abs(cos(radians(self.angle))), abs(sin(radians(self.angle)))
+        length, width = 1.3 * self.length, 1.3 * self.width + (12.0 if self.kind == "fold" else 0.5)
+        half_x, half_y = (length * c + width * s) / 2, (length * s + width * c) / 2
+        return self.x - half_x, self.x + half_x, self.y - half_y, self.y + half_y
+
+
+@dataclass
+class Patch:
+    """The part of a section that is being made, for `draw` to change.
+
+    Parameters
+    ----------
+    x, y : ndarray of float32, shape (1, W) and (H, 1)
+        Places of the pixels, in µm.
+    pixel : float
+        Pixel size, in µm.
+    darkness, thickness : ndarray of float32, shape (H, W)
+        Of the tissue; changed in place.
+    rough : ndarray of float32, shape (H, W)
+        A rough field of about unit variance, for outlines.
+    """
+
+    x: Floats
+    y: Floats
+    pixel: float
+    darkness: Floats
+    thickness: Floats
+    rough: Floats
+
+    def meets(self, left: float, right: float, bottom: float, top: float) -> bool:
+        """Say whether a rectangle, in µm, touches the patch."""
+        return bool(
+            left <= self.x[0, -1] + self.pixel
+            and right >= self.x[0, 0] - self.pixel
+            and bottom <= self.y[0, 0] + self.pixel
+            and top >= self.y[-1, 0] - self.pixel
+        )
+
+    def replace(self, inside: Floats, darkness: float) -> None:
+        """Replace tissue where a signed distance (µm, positive inside) is positive."""
+        cover = np.clip(0.5 + inside / max(self.pixel, 0.012), 0, 1)
+        self.darkness += cover * (np.float32(darkness) - self.darkness)
+        self.thickness += cover * (1 - self.thickness)
+
+
+def place_features(seed: int, size_um: tuple[float, float]) -> tuple[Feature, ...]:
+    """Choose where the features of a section are.
+
+    They keep out of the middle (100 µm across in a section of 600 µm), but for small debris.
+
+    Parameters
+    ----------
+    seed : int
+        Of the section.
+    size_um : tuple of float
+        Width and height of the section, in µm.
+
+    Returns
+    -------
+    tuple of Feature
+        Three resin areas, a fold, a crack and 24 specks of debris.
+    """
+    rng = np.random.default_rng((seed, 100))
+    scale = min(min(size_um) / DESIGN_SIZE_UM, 1.0)
+    placed: list[Feature] = []
+
+    def put(kind: str, length: float, width: float, angle: float, clear: float) -> None:
+        """Find a free place; the last one tried will do in a crowded section."""
+        margin = 0.5 * length + 8 * scale
+        room = [max(side / 2 - margin, 0.0) for side in size_um]
+        for _ in range(500):
+            x, y = rng.uniform(-room[0], room[0]), rng.uniform(-room[1], room[1])
+            far = hypot(x, y) > clear + length / 2
+            if far and all(
+                hypot(x - other.x, y - other.y) > (length + other.length) / 2 for other in placed
+            ):
+                break
+        placed.append(Feature(kind, round(x, 3), round(y, 3), length, width, angle))
+
+    put("fold", 190 * scale, 2.2, rng.uniform(0, 180), 50 * scale)
+    put("crack", 80 * scale, 3.0, rng.uniform(0, 180), 50 * scale)
+    for size in (60.0, 42.0, 28.0):
+        put(
+            "resin",
+            size * scale,
+            size * scale * rng.uniform(0.6, 0.9),
+            rng.uniform(0, 180),
+            50 * scale,
+        )
+    for k in range(24):
+        size = round(float(0.3 * 12 ** rng.uniform(0, 1)), 3)
+        clear = 4.0 * scale if k < 6 else 50 * scale
+        put(
+            "debris",
+            min(size, 0.8) if k < 6 else size,
+            0.8 * min(size, 2.5),
+            rng.uniform(0, 180),
+            clear,
+        )
+    return tuple(placed)
+
+
+def draw(features: tuple[Feature, ...], size_um: tuple[float, float], patch: Patch) -> None:
+    """Draw the features that touch a patch, and the edge of the section.
+
+    Parameters
+    ----------
+    features : tuple of Feature
+    size_um : tuple of float
+        Width and height of the section, in µm; beyond is empty film.
+    patch : Patch
+        Changed in place.
+    """
+    for kind in _DRAW:  # the tissue first, what lies on it last
+        for feature in features:
+            if feature.kind == kind and patch.meets(*feature.box):
+                _DRAW[kind](feature, patch)
+    half_x, half_y = size_um[0] / 2, size_um[1] / 2
+    if not (abs(patch.x).max() < half_x - 4 and abs(patch.y).max() < half_y - 4):
+        inside = np.minimum(half_x - abs(patch.x), half_y - abs(patch.y))
+        patch.replace(-(inside + 0.6 * patch.rough), EMPTY_FILM)
+
+
+def _axes(feature: Feature, patch: Patch) -> tuple[Floats, Floats]:
+    """Turn places into distances from the middle of a feature, along its axis and across it."""
+    c, s = np.float32(cos(radians(feature.angle))), np.float32(sin(radians(feature.angle)))
+    dx, dy = patch.x - np.float32(feature.x), patch.y - np.float32(feature.y)
+    return dx * c + dy * s, dy * c - dx * s
+
+
+def _ellipse(feature: Feature, patch: Patch, wander: float) -> Floats:
+    """Signed distance to a wandering ellipse, about right near its outline; positive inside."""
+    along, across = _axes(feature, patch)
+    away = np.hypot(along / (feature.length / 2), across / (feature.width / 2))
+    return (1 + wander * patch.rough - away) * np.float32(feature.width / 2)
+
+
+def _draw_resin(feature: Feature, patch: Patch) -> None:
+    patch.replace(_ellipse(feature, patch, 0.06), RESIN)
+
+
+def _draw_debris(feature: Feature, patch: Patch) -> None:
+    patch.replace(_ellipse(feature, patch, 0.12), DEBRIS)
+
+
+def _draw_crack(feature: Feature, patch: Patch) -> None:
+    along, across = _axes(feature, patch)
+    taper = np.clip(1 - (2 * along / feature.length) ** 2, 0, 1)
+    opening = feature.width / 2 * taper * (1 + 0.15 * patch.rough) - 0.02
+    course = 0.03 * feature.length * np.sin(along * (2 * pi / feature.length) * 1.7)
+    patch.replace(opening - np.abs(across - course), BARE)
+
+
+def _draw_fold(feature: Feature, patch: Patch) -> None:
+    along, across = _axes(feature, patch)
+    taper = np.clip(1 - (2 * along / feature.length) ** 2, 0, 1) ** np.float32(0.5)
+    course = 5.0 * np.sin(along * np.float32(2 * pi / 120)) + 0.12 * patch.rough
+    off = np.abs(across - course)
+    half = feature.width / 2 * taper
+    # A fold is three layers where the section doubles back, and two where it only leans over.
+    for width in (1.0, 0.55):
+        cover = np.clip(0.5 + (half * width - off) / max(patch.pixel, 0.08), 0, 1)
+        patch.thickness += cover
+
+
+_DRAW = {
+    "resin": _draw_resin,
+    "fold": _draw_fold,
+    "crack": _draw_crack,
+    "debris": _draw_debris,
+}
