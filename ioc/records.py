@@ -24,6 +24,9 @@ from caproto.server.server import PvpropertyEnum
 
 from ioc.drivers.protocol import Setting, Value
 
+BIG_ARRAY = 2**16
+"""Length from which an array is a picture, of which a slow client gets the last ones only."""
+
 LONG_STRING = 256
 """Length of strings that may be longer than the 40 characters of an EPICS string."""
 
@@ -220,6 +223,8 @@ class Group:
             }
             if kind is float:
                 extra["precision"] = precision
+        if length is not None and length >= BIG_ARRAY:
+            extra["max_subscription_backlog"] = 4
         spec = PVSpec(
             name=self.prefix + name,
             attr=name,

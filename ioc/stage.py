@@ -62,6 +62,7 @@ class Motor:
         self.moving = False
         self.started = 0.0
         self.stopped = False
+        self.published = 0.0
         self._stage = stage
         self._arrived = asyncio.Event()
         self._progress = (position, 0.0)
@@ -113,7 +114,7 @@ class Motor:
                 await field.write_metadata(**metadata, publish=False)
         await show(fields.engineering_units, axis.units)
         await show(fields.motor_step_size, 10.0**-axis.precision)
-        await show(fields.retry_deadband, 10.0**-axis.precision)
+        await show(fields.retry_deadband, self.deadband)
         await show(fields.tweak_step_size, 1.0)
         await show(fields.limit_violation, 0)
         await show(fields.velocity, axis.speed)
@@ -215,13 +216,19 @@ class Motor:
     async def publish(self, position: float) -> None:
         """Publish where the axis is."""
         fields = self.fields
+        self.published = time.monotonic()
         await show(fields.user_readback_value, position, always=True)
         await show(fields.dial_readback_value, position)
         await show(fields.difference_dval_drbv, self.target.value - position)
 
+    @property
+    def deadband(self) -> float:
+        """What counts as no change of position: ten of the last digit, for encoders have noise."""
+        return 10.0 ** (1 - self.axis.precision)
+
     def has_stalled(self, position: float, now: float) -> bool:
         """Tell whether the axis in motion has not moved for too long."""
-        if abs(position - self._progress[0]) >= 10.0**-self.axis.precision:
+        if abs(position - self._progress[0]) > self.deadband:
             self._progress = (position, now)
         return now - self._progress[1] > STALL_TIME
 
@@ -373,10 +380,9 @@ class Stage(Group):
         await show(self._moving, "Yes" if self._in_motion or reading.moving else "No")
 
     async def _publish_axes(self, asked: float, reading: StageReading) -> None:
-        resting = not self._in_motion
         for name, motor in self.motors.items():
             position = float(reading.position[name])
-            if motor.moving or resting or position != motor.fields.user_readback_value.value:
+            if motor.moving or asked - motor.published > IDLE_PERIOD / 2:
                 await motor.publish(position)
             if not motor.moving or asked < motor.started:
                 continue

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ioc.drivers.protocol import DriverTimeoutError
@@ -83,10 +84,8 @@ class Worker:
                 result = function(*args)
             except BaseException as caught:  # it belongs to whoever awaits it
                 error = caught
-            try:
+            with suppress(RuntimeError):  # the server has ended meanwhile: nobody awaits this
                 loop.call_soon_threadsafe(settle, result, error)
-            except RuntimeError:
-                pass  # the server has ended meanwhile: nobody awaits this
 
         started = time.monotonic()
         self._calls.put(run)

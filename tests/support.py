@@ -160,7 +160,6 @@ def start_ioc(
     prefix: str | None = None,
     settings: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
-    preexec: Callable[[], None] | None = None,
     **driver_options: Any,
 ) -> IocProcess:
     """Start an IOC and wait until it answers.
@@ -178,8 +177,6 @@ def start_ioc(
         Fields of IocSettings other than those above.
     environment : dict, optional
         Variables to add.
-    preexec : callable, optional
-        Called in the child before the IOC starts there.
     **driver_options
         For the driver, such as ``seed=3, truth_log="…"``.
     """
@@ -206,7 +203,6 @@ def start_ioc(
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            preexec_fn=preexec,
         )
     ioc = IocProcess(prefix, port, Path(content["data_root"]), process, log, content)
     try:

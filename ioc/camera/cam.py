@@ -23,6 +23,8 @@ from ioc.worker import Worker
 EXPOSE_MARGIN = 5.0  # s that an exposure may take over its time
 READ_TIMEOUT = 10.0  # s
 TEMPERATURE_PERIOD = 1.0  # s
+SHORTEST = 0.05  # s that Acquire stays up: a stock SingleTrigger, which reads PVs after it has
+# started the camera and only then hands out its status, loses that if Acquire falls before
 STATUS_PERIOD = 0.05  # s between updates of the counters in a fast series
 STATES = (
     "Idle",
@@ -241,6 +243,7 @@ class Cam(Group):
 
     async def _acquisition(self) -> None:
         """Acquire what ImageMode asks for, and say how it ended."""
+        began = time.monotonic()
         try:
             await clear_alarm([self._state])
             await self._series()
@@ -254,8 +257,9 @@ class Cam(Group):
         else:
             await self._say("Idle", "Idle")
         finally:
-            self._task = None
             await show(self._remaining, 0.0)
+            await asyncio.sleep(max(0.0, began + SHORTEST - time.monotonic()))
+            self._task = None
             await self._acquire.show("Done")
 
     async def _series(self) -> None:

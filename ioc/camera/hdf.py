@@ -56,7 +56,9 @@ class HdfPlugin(Plugin):
         data_root: Path,
         check_storage: Callable[[], None],
     ) -> None:
-        super().__init__(prefix, "HDF1", "NDFileHDF5", shape, pixel_type, Worker("hdf"), 0.0)
+        super().__init__(
+            prefix, "HDF1", "NDFileHDF5", shape, pixel_type, worker=Worker("hdf"), min_time=0.0
+        )
         self._root = data_root.resolve()
         self._root.mkdir(parents=True, exist_ok=True)
         self._check_storage = check_storage

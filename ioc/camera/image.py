@@ -27,7 +27,11 @@ class ImagePlugin(Plugin):
         self, prefix: str, shape: tuple[int, int], pixel_type: PixelType, worker: Worker
     ) -> None:
         small = self._preview_shape(shape)
-        super().__init__(prefix, "IMAGE1", "NDPluginStdArrays", small, "UInt8", worker, MIN_TIME)
+        # A depth of 1, since ophyd's `image` and `shaped_image` count the depth as the first of
+        # the dimensions: with 0, they find an image of no pixels.
+        super().__init__(
+            prefix, "IMAGE1", "NDPluginStdArrays", small, "UInt8", worker=worker, min_time=MIN_TIME
+        )
         self._data = self.readback(
             "ArrayData", bytes(small[0] * small[1]), length=PREVIEW_SIDE**2, doc="Preview, by rows"
         )

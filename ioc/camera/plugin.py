@@ -43,6 +43,8 @@ class Plugin(Group):
         The thread that it computes on.
     min_time : float
         The least time between two callbacks, in s; 0 takes every frame.
+    depth : int
+        Length of the third dimension; 0 if there is none.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class Plugin(Group):
         kind: str,
         shape: tuple[int, int],
         pixel_type: PixelType,
+        *,
         worker: Worker,
         min_time: float,
+        depth: int = 0,
     ) -> None:
         super().__init__(prefix)
         self.port = port
@@ -74,9 +78,9 @@ class Plugin(Group):
         self.dropped = self.pair("DroppedArrays", 0)
         self._size = [
             self.readback(f"ArraySize{i}_RBV", n, units="px")
-            for i, n in enumerate((shape[1], shape[0], 0))
+            for i, n in enumerate((shape[1], shape[0], depth))
         ]
-        self.readback("NDimensions_RBV", 2)
+        self.readback("NDimensions_RBV", 3 if depth else 2)
         self._data_type = self.readback("DataType_RBV", pixel_type, choices=DATA_TYPES)
         self.readback("ColorMode_RBV", "Mono", choices=("Mono",))
         self._unique_id = self.readback("UniqueId_RBV", 0)

@@ -30,7 +30,9 @@ class StatsPlugin(Plugin):
     def __init__(
         self, prefix: str, shape: tuple[int, int], pixel_type: PixelType, worker: Worker
     ) -> None:
-        super().__init__(prefix, "STATS1", "NDPluginStats", shape, pixel_type, worker, MIN_TIME)
+        super().__init__(
+            prefix, "STATS1", "NDPluginStats", shape, pixel_type, worker=worker, min_time=MIN_TIME
+        )
         counts = {"units": "counts", "precision": 1}
         self._values = {
             name: self.readback(f"{name}_RBV", 0.0, **about)

@@ -260,5 +260,5 @@ def connect(options: dict[str, Any]) -> Instrument:
     return Instrument(
         ReplayColumn(float(options.get("pixel_size", 4.0))),
         ReplayStage(int(options.get("aperture_count", 1))),
-        ReplayCamera(Path(options["folder"] if "folder" in options else ".")),
+        ReplayCamera(Path(options.get("folder", "."))),
     )
