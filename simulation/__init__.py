@@ -1,1 +1,66 @@
-"""."""
+"""The virtual microscope: specimen, optics, stage and camera as plain arrays in and out.
+
+It knows no EPICS. A driver stands between it and the rest of the stack.
+"""
+
+from simulation.camera import Frame, VirtualCamera
+from simulation.column import ColumnState, Setting, VirtualColumn
+from simulation.errors import (
+    CameraBusyError,
+    CameraError,
+    CameraTimeoutError,
+    ColumnError,
+    ExposureAbortedError,
+    LostFrameError,
+    SettingsError,
+    SimulationError,
+    StageError,
+    StageLimitError,
+    StageStalledError,
+    StageTimeoutError,
+)
+from simulation.faults import FAULTS, FaultSet
+from simulation.microscope import VirtualMicroscope
+from simulation.settings import (
+    AxisSettings,
+    CameraSettings,
+    ColumnSettings,
+    Magnification,
+    MicroscopeSettings,
+    OpticsSettings,
+    StageSettings,
+)
+from simulation.stage import VirtualStage
+from simulation.truth import FrameTruth
+
+__all__ = [
+    "FAULTS",
+    "AxisSettings",
+    "CameraBusyError",
+    "CameraError",
+    "CameraSettings",
+    "CameraTimeoutError",
+    "ColumnError",
+    "ColumnSettings",
+    "ColumnState",
+    "ExposureAbortedError",
+    "FaultSet",
+    "Frame",
+    "FrameTruth",
+    "LostFrameError",
+    "Magnification",
+    "MicroscopeSettings",
+    "OpticsSettings",
+    "Setting",
+    "SettingsError",
+    "SimulationError",
+    "StageError",
+    "StageLimitError",
+    "StageSettings",
+    "StageStalledError",
+    "StageTimeoutError",
+    "VirtualCamera",
+    "VirtualColumn",
+    "VirtualMicroscope",
+    "VirtualStage",
+]

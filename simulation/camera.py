@@ -1,0 +1,219 @@
+"""The camera: an exposure that takes its time, then a frame that is read.
+
+The stage may move as soon as the exposure is over; reading (and rendering) comes after.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulation.clock import SimulationClock
+from simulation.errors import (
+    CameraBusyError,
+    CameraError,
+    CameraTimeoutError,
+    ExposureAbortedError,
+    LostFrameError,
+)
+from simulation.faults import FaultSet
+from simulation.render import FrameRenderer, View
+from simulation.settings import CameraSettings
+
+BINNINGS = (1, 2, 4)
+BITS = (8, 16)
+COOLING_TIME = 60.0
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What the camera asks the microscope for: frame number, times in s, and how to read it."""
+
+    number: int
+    start: float
+    end: float
+    binning: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame.
+
+    Attributes
+    ----------
+    data : ndarray of uint8 or uint16, shape (height, width)
+    number : int
+        Unique and rising over the camera's life.
+    timestamp : float
+        Unix time of the end of the exposure, in s.
+    """
+
+    data: NDArray[np.uint8] | NDArray[np.uint16]
+    number: int
+    timestamp: float
+
+
+class VirtualCamera:
+    """A camera in front of the virtual column. Its methods may be called from any thread.
+
+    Parameters
+    ----------
+    settings : CameraSettings
+    clock : SimulationClock
+    faults : FaultSet
+    renderer : FrameRenderer
+    look : callable
+        ``look(exposure) -> View``: asked at the end of an exposure what the camera saw.
+    """
+
+    def __init__(
+        self,
+        settings: CameraSettings,
+        clock: SimulationClock,
+        faults: FaultSet,
+        renderer: FrameRenderer,
+        look: Callable[[Exposure], View],
+    ) -> None:
+        self.settings = settings
+        self.sensor = settings.sensor
+        self._clock = clock
+        self._faults = faults
+        self._renderer = renderer
+        self._look = look
+        self._exposing = threading.Lock()
+        self._abort = threading.Event()
+        self._lock = threading.Lock()
+        self._unread: deque[tuple[View, float]] = deque()
+        self._number = 0
+        self._cooling = (settings.temperature, settings.temperature, clock.now())
+
+    @property
+    def frame_number(self) -> int:
+        """Number of the last exposure; 0 before the first."""
+        return self._number
+
+    def expose(self, exposure: float, binning: int = 1, bits: int = 16) -> int:
+        """Expose, and return when the light is in: the stage may move then.
+
+        Parameters
+        ----------
+        exposure : float
+            In s.
+        binning : {1, 2, 4}
+        bits : {8, 16}
+
+        Returns
+        -------
+        int
+            Number of the frame, for `read`.
+
+        Raises
+        ------
+        CameraError
+            If an argument is not allowed.
+        CameraBusyError
+            If an exposure is running, or too many frames wait to be read.
+        CameraTimeoutError
+            If the exposure does not end (a fault).
+        ExposureAbortedError
+            If `abort` was called.
+        """
+        self._check(exposure, binning, bits)
+        if not self._exposing.acquire(blocking=False):
+            raise CameraBusyError("an exposure is running; wait for it, or abort it")
+        try:
+            self._abort.clear()
+            return self._expose(exposure, binning, bits)
+        finally:
+            self._exposing.release()
+
+    def _expose(self, exposure: float, binning: int, bits: int) -> int:
+        with self._lock:
+            if len(self._unread) >= self.settings.unread_frames:
+                raise CameraBusyError(
+                    f"{len(self._unread)} frames were not read; read or abort before the next"
+                )
+            self._number += 1
+            number = self._number
+        start = self._clock.now()
+        end = start + exposure
+        self._wait(end, number)
+        if self._faults.strikes("camera_timeout"):
+            self._wait(end + self.settings.timeout, number)
+            raise CameraTimeoutError(
+                f"exposure {number} of {exposure:g} s did not end within {self.settings.timeout:g} s "
+                "of its time; expose again"
+            )
+        view = self._look(Exposure(number, start, end, binning, bits))
+        with self._lock:
+            self._unread.append((view, time.time()))
+        return number
+
+    def read(self) -> Frame:
+        """Read the oldest frame that was exposed and not read.
+
+        Returns
+        -------
+        Frame
+
+        Raises
+        ------
+        CameraError
+            If there is none.
+        LostFrameError
+            If it did not arrive (a fault).
+        """
+        with self._lock:
+            if not self._unread:
+                raise CameraError("there is no frame to read; expose first")
+            view, timestamp = self._unread.popleft()
+        if self._faults.strikes("lost_frame"):
+            raise LostFrameError(f"frame {view.number} did not arrive; expose again")
+        return Frame(self._renderer.render(view), view.number, timestamp)
+
+    def abort(self) -> None:
+        """End a running exposure early and forget the frames that were not read."""
+        self._abort.set()
+        with self._lock:
+            self._unread.clear()
+
+    def temperature(self) -> float:
+        """Read the sensor's temperature, in °C."""
+        first, target, since = self._cooling
+        left = np.exp(-(self._clock.now() - since) / COOLING_TIME)
+        return float(target + (first - target) * left)
+
+    def set_temperature(self, value: float) -> None:
+        """Set what the sensor is cooled to, in °C.
+
+        Raises
+        ------
+        CameraError
+            If it is not between −60 and 40 °C.
+        """
+        if not -60 <= value <= 40:
+            raise CameraError(f"temperature is {value} °C; it must lie between -60 and 40 °C")
+        self._cooling = (self.temperature(), float(value), self._clock.now())
+
+    def _wait(self, end: float, number: int) -> None:
+        if not self._clock.wait_until(end, self._abort) or self._abort.is_set():
+            raise ExposureAbortedError(f"exposure {number} was aborted")
+
+    def _check(self, exposure: float, binning: int, bits: int) -> None:
+        low, high = self.settings.min_exposure, self.settings.max_exposure
+        if not (isfinite(exposure) and low <= exposure <= high):
+            raise CameraError(
+                f"exposure is {exposure} s; it must lie between {low:g} and {high:g} s"
+            )
+        if binning not in BINNINGS:
+            raise CameraError(f"binning is {binning}; it must be 1, 2 or 4")
+        if bits not in BITS:
+            raise CameraError(f"bits is {bits}; it must be 8 or 16")

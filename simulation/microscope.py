@@ -1,0 +1,321 @@
+"""The virtual microscope: stage, column and camera over one specimen, and the truth behind frames.
+
+Here the parts are put together: where the camera looks, through which optics, in which light.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from math import atan2, ceil, degrees, hypot, pi
+from pathlib import Path
+from typing import Protocol, TypeGuard
+
+import numpy as np
+
+from processing.geometry import FrameGeometry
+from simulation.blur import blur_size
+from simulation.camera import Exposure, VirtualCamera
+from simulation.clock import SimulationClock
+from simulation.column import ColumnState, VirtualColumn, axes_of_beam
+from simulation.faults import FaultSet
+from simulation.optics import Distortion, Optics, focal_spread, height_map, wavelength
+from simulation.render import Beam, FrameRenderer, Texture, View, beam_peak, level_for
+from simulation.settings import MicroscopeSettings
+from simulation.stage import VirtualStage
+from simulation.truth import FrameTruth, TruthStore
+
+NM_PER_UM = 1000.0
+PATH_STEP = 5e-4
+MOST_PATH_STEPS = 2048
+NEGLIGIBLE_MOTION = 0.01
+PREFETCH_MARGIN = 1.2
+
+
+class Tape(Protocol):
+    """A substrate with apertures and a specimen in each."""
+
+    @property
+    def n_apertures(self) -> int:
+        """How many there are."""
+
+    def specimen(self, index: int) -> Texture:
+        """Give the specimen in an aperture, counted from 1."""
+
+
+class VirtualMicroscope:
+    """A transmission electron microscope with a stage, a column and a camera, made of numbers.
+
+    The same settings, the same commands and the same clock give the same frames, bit for bit.
+
+    Parameters
+    ----------
+    settings : MicroscopeSettings
+    specimen : Specimen or Tape, optional
+        What lies on the stage; none: an empty film.
+    clock : callable
+        Gives real seconds.
+    sleep : callable
+        Waits for so many real seconds.
+
+    Attributes
+    ----------
+    stage : VirtualStage
+    column : VirtualColumn
+    camera : VirtualCamera
+    faults : FaultSet
+
+    Examples
+    --------
+    >>> microscope = VirtualMicroscope(specimen=PointGrid(pitch_um=1.0))  # doctest: +SKIP
+    >>> microscope.stage.move(x=10, y=-5)  # doctest: +SKIP
+    >>> microscope.stage.wait()  # doctest: +SKIP
+    >>> microscope.camera.expose(0.1)  # doctest: +SKIP
+    >>> frame = microscope.camera.read()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        settings: MicroscopeSettings = MicroscopeSettings(),
+        specimen: Texture | Tape | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.settings = settings
+        self.clock = SimulationClock(clock, sleep, settings.time_scale)
+        self.faults = FaultSet()
+        self._specimen = specimen if specimen is not None else EmptyFilm()
+        stage_seed, lens_seed, height_seed, camera_seed = np.random.SeedSequence(
+            settings.seed
+        ).spawn(4)
+        self.column = VirtualColumn(settings.column, self.clock, self.faults)
+        self.distortion = Distortion.make(
+            settings.optics, settings.camera.sensor, np.random.default_rng(lens_seed)
+        )
+        self._height = height_map(settings.optics, np.random.default_rng(height_seed))
+        self._renderer = FrameRenderer(settings.camera, self.distortion, camera_seed)
+        self._truth = TruthStore()
+        self.stage = VirtualStage(
+            settings.stage,
+            self.clock,
+            self.faults,
+            stage_seed,
+            n_apertures=specimen.n_apertures if _is_tape(specimen) else 1,
+            on_move=self._prefetch,
+        )
+        self.camera = VirtualCamera(
+            settings.camera, self.clock, self.faults, self._renderer, self._look
+        )
+
+    # -- truth ----------------------------------------------------------------------------------
+
+    def truth(self, frame: int) -> FrameTruth:
+        """Give what was really behind a frame: for tests and figures of accuracy only.
+
+        Parameters
+        ----------
+        frame : int
+            Its number.
+
+        Raises
+        ------
+        SimulationError
+            If there is no such frame, or it is no longer kept.
+        """
+        return self._truth.get(frame)
+
+    @property
+    def truth_log(self) -> Path | None:
+        """File that gets one line of JSON with the truth of each frame; none: not written."""
+        return self._truth.path
+
+    @truth_log.setter
+    def truth_log(self, path: str | Path | None) -> None:
+        self._truth.path = None if path is None else Path(path)
+
+    # -- where the camera looks -----------------------------------------------------------------
+
+    def specimen(self, aperture: int) -> Texture:
+        """Give the specimen in an aperture, counted from 1."""
+        if _is_tape(self._specimen):
+            return self._specimen.specimen(aperture)
+        return self._specimen
+
+    def _prefetch(self, x: float, y: float, aperture: int) -> None:
+        """Have the texture made for where the stage is going."""
+        geometry = self.column.true_geometry(self.column.state())
+        width, height = self._renderer.field_of_view(geometry.matrix)
+        # The stage stops up to a tenth of a frame from where it was sent.
+        self.specimen(aperture).prefetch(
+            x, y, width * PREFETCH_MARGIN, height * PREFETCH_MARGIN, level_for(geometry.pixel_size)
+        )
+
+    def _look(self, exposure: Exposure) -> View:
+        """Work out what the camera saw in an exposure, and note the truth."""
+        state = self.column.state()
+        dropped = self.faults.strikes("beam_drop")
+        steps = min(max(ceil((exposure.end - exposure.start) / PATH_STEP), 16), MOST_PATH_STEPS)
+        share = (np.arange(steps) + 0.5) / steps
+        path = self.stage.true_path(exposure.start + share * (exposure.end - exposure.start))
+        mean = {name: float(values.mean()) for name, values in path.items()}
+        geometry = self.column.true_geometry(state)
+        optics = self._optics(state, mean["x"], mean["y"], mean["z"])
+        # A tilted beam sees the specimen aside, by the tilt times the defocus (mrad · µm = nm).
+        shift = self.column.true_image_shift(state) + (
+            np.array([state.beam_tilt_x, state.beam_tilt_y]) * optics.defocus / NM_PER_UM
+        )
+        motion = np.array([path["x"] - mean["x"], path["y"] - mean["y"]]) * NM_PER_UM
+        if np.abs(motion).max() < NEGLIGIBLE_MOTION * geometry.pixel_size:
+            motion = np.zeros((2, 1))
+        view = View(
+            number=exposure.number,
+            specimen=self._seen(),
+            x=mean["x"] + shift[0],
+            y=mean["y"] + shift[1],
+            tilt=mean["tilt"],
+            geometry=geometry,
+            optics=optics,
+            path=motion,
+            beam=None if dropped else self._beam(state, exposure, shift),
+            exposure=exposure.end - exposure.start,
+            binning=exposure.binning,
+            bits=exposure.bits,
+        )
+        self._truth.add(self._truth_of(view, exposure, state, mean, shift, dropped))
+        return view
+
+    def _seen(self) -> Texture:
+        """Give what is under the beam: between apertures, the tape itself."""
+        return OpaqueTape() if self.stage.aperture_moving() else self.specimen(self.stage.aperture)
+
+    def _optics(self, state: ColumnState, x: float, y: float, z: float) -> Optics:
+        s = self.settings.optics
+        high = state.mag_mode == "M"
+        stigmators = np.array([state.stigmator_x, state.stigmator_y])
+        a, b = stigmators * s.stigmator_strength + s.astigmatism
+        return Optics(
+            wavelength=wavelength(state.high_tension),
+            # Raising the specimen towards the source asks for a stronger lens: it is underfocused.
+            defocus=state.defocus - s.focus_offset - z - self._height(x, y),
+            astigmatism=hypot(a, b),
+            astigmatism_angle=degrees(atan2(b, a)) / 2,
+            cs=s.cs,
+            focal_spread=focal_spread(s, state.high_tension),
+            semi_angle=s.semi_angle if high else s.lm_semi_angle,
+            amplitude_contrast=s.amplitude_contrast,
+        )
+
+    def _beam(self, state: ColumnState, exposure: Exposure, shift: np.ndarray) -> Beam | None:
+        current = self.column.current(state)
+        if current == 0 or state.screen == "Down":
+            return None
+        s = self.settings.column
+        place, diameter = self.column.true_beam(state)
+        # The image is deflected below the specimen, and the light with it.
+        middle = place - shift
+        stigmators = (state.condenser_stigmator_x, state.condenser_stigmator_y)
+        peak = beam_peak(
+            current,
+            exposure.end - exposure.start,
+            pi * diameter**2 / 4,
+            s.beam_edge,
+            s.beam_falloff,
+        )
+        return Beam(
+            axes_of_beam(diameter, stigmators),
+            (float(middle[0]), float(middle[1])),
+            s.beam_edge,
+            s.beam_falloff,
+            peak,
+        )
+
+    def _truth_of(
+        self,
+        view: View,
+        exposure: Exposure,
+        state: ColumnState,
+        mean: dict[str, float],
+        shift: np.ndarray,
+        dropped: bool,
+    ) -> FrameTruth:
+        binning = view.binning
+        pixel = view.geometry.pixel_size * binning
+        height, width = self.settings.camera.sensor
+        still = replace(view.optics, defocus=0.0, astigmatism=0.0)
+        return FrameTruth(
+            frame=view.number,
+            time=(exposure.start + exposure.end) / 2,
+            exposure=view.exposure,
+            x=float(view.x),
+            y=float(view.y),
+            z=mean["z"],
+            tilt=view.tilt,
+            aperture=self.stage.aperture,
+            magnification=state.magnification,
+            pixel_size=pixel,
+            angle=view.geometry.angle,
+            flip_columns=view.geometry.flip_columns,
+            flip_rows=view.geometry.flip_rows,
+            binning=binning,
+            shape=(height // binning, width // binning),
+            defocus=view.optics.defocus,
+            astigmatism=view.optics.astigmatism,
+            astigmatism_angle=view.optics.astigmatism_angle,
+            blur_px=blur_size(view.optics, view.path) / pixel,
+            motion_px=blur_size(still, view.path) / pixel,
+            drift_x=mean["drift_x"],
+            drift_y=mean["drift_y"],
+            vibration_x=mean["vibration_x"],
+            vibration_y=mean["vibration_y"],
+            image_shift_x=float(shift[0]),
+            image_shift_y=float(shift[1]),
+            dose=0.0 if view.beam is None else view.beam.electrons / 1e8,
+            distortion=self.distortion,
+            faults=("beam_drop",) if dropped else (),
+        )
+
+
+def _is_tape(specimen: object) -> TypeGuard[Tape]:
+    return hasattr(specimen, "n_apertures")
+
+
+class _Flat:
+    """Something without texture, as large as is asked for."""
+
+    transmission = 1.0
+
+    def native_region(
+        self, x: float, y: float, width_um: float, height_um: float, level: int
+    ) -> _FlatRegion:
+        """Give the same value everywhere."""
+        width, height = (ceil(side * NM_PER_UM / level) + 1 for side in (width_um, height_um))
+        pixels = np.full((height, width), self.transmission, np.float32)
+        scale = level / NM_PER_UM
+        return _FlatRegion(pixels, x - (width - 1) / 2 * scale, y + (height - 1) / 2 * scale)
+
+    def prefetch(
+        self, x: float, y: float, width_um: float, height_um: float, pixel_size: float
+    ) -> None:
+        """Do nothing: there is nothing to make."""
+
+
+class _FlatRegion:
+    def __init__(self, pixels: np.ndarray, x: float, y: float) -> None:
+        self.pixels, self.x, self.y = pixels, x, y
+
+
+class EmptyFilm(_Flat):
+    """The bare support film: almost all of the beam passes."""
+
+    transmission = 0.95
+
+
+class OpaqueTape(_Flat):
+    """The tape between apertures: nothing passes."""
+
+    transmission = 0.0
+
+
+__all__ = ["EmptyFilm", "FrameGeometry", "VirtualMicroscope"]

@@ -1,0 +1,352 @@
+"""Make frames: from a view of the specimen to the numbers that the camera's electronics give.
+
+Fetch the texture, blur it, sample it on the sensor's pixels, light it, digitise it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor, log2, pi
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from processing.geometry import FrameGeometry
+from simulation import blur
+from simulation.optics import Distortion, Optics
+from simulation.resample import BLOCK, digitise, expose, illuminate
+from simulation.settings import CameraSettings
+
+NM_PER_UM = 1000.0
+BANK_SIZE = 2**21
+COARSEST_LEVEL = 2**14
+FINEST_LEVEL = 1
+
+
+class NativeRegion(Protocol):
+    """Stored pixels of a specimen at one level, and the place of the centre of pixel [0, 0]."""
+
+    @property
+    def pixels(self) -> NDArray[np.generic]:
+        """Transmission: `uint8` in steps of 1/255, or `float32`; shape (height, width)."""
+
+    @property
+    def x(self) -> float:
+        """In µm."""
+
+    @property
+    def y(self) -> float:
+        """In µm."""
+
+
+class Texture(Protocol):
+    """What the renderer needs of a specimen."""
+
+    def native_region(
+        self, x: float, y: float, width_um: float, height_um: float, level: int
+    ) -> NativeRegion:
+        """Give the stored pixels that cover a rectangle; x and y are its middle."""
+
+    def prefetch(
+        self, x: float, y: float, width_um: float, height_um: float, pixel_size: float
+    ) -> None:
+        """Make the texture of a rectangle ready in the background."""
+
+
+@dataclass(frozen=True)
+class Beam:
+    """The light of a frame.
+
+    Attributes
+    ----------
+    to_edge : ndarray of float64, shape (2, 2)
+        Takes a stage vector from the middle of the beam, in µm, to units of its edge.
+    middle : (float, float)
+        Stage vector from the middle of the frame to the middle of the beam, in µm.
+    edge, falloff : float
+        Softness of the edge and how much the rim is darker, as fractions of the radius and of the
+        middle.
+    electrons : float
+        Electrons that fall on a µm² in the middle of the beam, in the exposure.
+    """
+
+    to_edge: NDArray[np.float64]
+    middle: tuple[float, float]
+    edge: float
+    falloff: float
+    electrons: float
+
+
+@dataclass(frozen=True)
+class View:
+    """All that one frame depends on.
+
+    Attributes
+    ----------
+    number : int
+        Of the frame; the noise comes from it.
+    specimen : Texture
+    x, y : float
+        Place of the specimen at the middle of the frame, in µm.
+    tilt : float
+        In degrees, about stage x.
+    geometry : FrameGeometry
+        Of the sensor's pixels, as it truly is.
+    optics : Optics
+    path : ndarray of float64, shape (2, n)
+        Motion in the exposure about (x, y), in nm.
+    beam : Beam or None
+        None if no beam falls on the camera.
+    exposure : float
+        In s.
+    binning : int
+    bits : int
+        8 or 16.
+    """
+
+    number: int
+    specimen: Texture
+    x: float
+    y: float
+    tilt: float
+    geometry: FrameGeometry
+    optics: Optics
+    path: NDArray[np.float64]
+    beam: Beam | None
+    exposure: float
+    binning: int = 1
+    bits: int = 16
+
+    @property
+    def to_stage(self) -> NDArray[np.float64]:
+        """The (2, 2) matrix from sensor px (row, column) to the specimen (x, y) in µm."""
+        # A tilted specimen is foreshortened along y: a pixel covers more of it.
+        return np.diag([1.0, 1 / np.cos(np.radians(self.tilt))]) @ self.geometry.matrix
+
+
+def level_for(pixel_size: float) -> int:
+    """Choose the level of the specimen's pyramid for a pixel size, both in nm: the next finer.
+
+    A tenth finer than the level is still allowed: calibration errors must not cost four times the
+    texture.
+    """
+    level = 2 ** floor(log2(pixel_size * 1.1))
+    return int(min(max(level, FINEST_LEVEL), COARSEST_LEVEL))
+
+
+class FrameRenderer:
+    """Makes the frames of one camera; the same view gives the same frame, bit for bit.
+
+    Parameters
+    ----------
+    settings : CameraSettings
+    distortion : Distortion
+    seed : numpy.random.SeedSequence
+        Of the sensor's pattern and of the noise.
+    """
+
+    def __init__(
+        self, settings: CameraSettings, distortion: Distortion, seed: np.random.SeedSequence
+    ) -> None:
+        self.settings = settings
+        self.distortion = distortion
+        height, width = settings.sensor
+        pattern_seed, bank_seed, self._noise_seed = seed.spawn(3)
+        rng = np.random.default_rng(pattern_seed)
+        self.gain = 1 + settings.gain_spread * rng.standard_normal((height, width), np.float32)
+        self.offset = settings.offset + settings.offset_spread * rng.standard_normal(width)
+        self.hot = self._some_pixels(settings.hot_fraction, rng)
+        self.hot_current = settings.hot_current * rng.exponential(1.0, len(self.hot[0]))
+        self.dead = self._some_pixels(settings.dead_fraction, rng)
+        self.gain[self.dead] = 0
+        bank_rng = np.random.default_rng(bank_seed)
+        self._bank = bank_rng.standard_normal(BANK_SIZE + width, np.float32)
+        self._bright: tuple[bytes, NDArray[np.float32]] | None = None
+
+    def _some_pixels(
+        self, fraction: float, rng: np.random.Generator
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        size = self.settings.sensor[0] * self.settings.sensor[1]
+        places = rng.choice(size, round(size * fraction), replace=False)
+        rows, columns = np.unravel_index(places, self.settings.sensor)
+        return rows, columns
+
+    def render(self, view: View) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Make a frame.
+
+        Parameters
+        ----------
+        view : View
+
+        Returns
+        -------
+        ndarray of uint8 or uint16, shape (height // binning, width // binning)
+        """
+        signal = self.expected(view)
+        self._add_hot_pixels(signal, view)
+        s, n = self.settings, view.binning
+        divisor = 1 if view.bits == 16 else s.grey_step
+        top = min(s.saturation // divisor, 2**view.bits - 1)
+        frame = np.empty(signal.shape, np.uint8 if view.bits == 8 else np.uint16)
+        digitise(
+            signal, self._binned_offset(n), s.dark_current * view.exposure * n * n,
+            s.counts_per_electron, s.read_noise, self._bank, self._starts(view, signal.shape[0]),
+            divisor, top, frame,
+        )  # fmt: skip
+        return frame
+
+    def expected(self, view: View) -> NDArray[np.float32]:
+        """Work out the counts that the electrons of the beam make, before any noise.
+
+        Returns
+        -------
+        ndarray of float32, shape (height // binning, width // binning)
+        """
+        height, width = self.settings.sensor
+        signal = np.zeros((height // view.binning, width // view.binning), np.float32)
+        if view.beam is not None:
+            texture, row_places, column_places = self._texture(view)
+            bright = self._illumination(view)
+            expose(texture, row_places, column_places, bright, view.binning, signal)
+        return signal
+
+    def field_of_view(self, to_stage: NDArray[np.float64]) -> tuple[float, float]:
+        """Give width and height in µm of the box on the specimen that a frame shows."""
+        height, width = self.settings.sensor
+        reach = np.abs(to_stage) @ (height, width)
+        return float(reach[0]), float(reach[1])
+
+    # -- texture --------------------------------------------------------------------------------
+
+    def _texture(
+        self, view: View
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+        """Fetch and blur the texture, and find where the sensor's pixels lie in it."""
+        level = level_for(view.geometry.pixel_size)
+        radius = self._radius(view, level)
+        while radius > blur.LARGEST_RADIUS and level < COARSEST_LEVEL:
+            level *= 2
+            radius = self._radius(view, level)
+        places = self._places(view.to_stage)
+        low, high = self._bounds(places)
+        margin = (radius + 4) * level / NM_PER_UM
+        middle, size = (low + high) / 2, high - low + 2 * margin
+        region = view.specimen.native_region(
+            view.x + middle[0], view.y + middle[1], size[0], size[1], level
+        )
+        point = blur.kernel(
+            view.optics, view.path, view.geometry.pixel_size, self.settings.mtf_nyquist,
+            level, radius,
+        )  # fmt: skip
+        if region.pixels.dtype == np.uint8:
+            point = point / np.float32(255)
+        texture = blur.apply(region.pixels, point)
+        scale = NM_PER_UM / level
+        column_places = places[0] * scale
+        column_places[:, 0] += (view.x - region.x) * scale
+        row_places = -places[1] * scale
+        row_places[:, 0] += (region.y - view.y) * scale
+        return texture, row_places, column_places
+
+    def _radius(self, view: View, level: int) -> int:
+        pixel_size = view.geometry.pixel_size
+        return blur.radius_of(view.optics, view.path, pixel_size, level)
+
+    def _places(self, to_stage: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Write where each sensor row lies on the specimen as cubics of the column.
+
+        Returns
+        -------
+        ndarray of float64, shape (2, height, 4)
+            For x and y, relative to the middle of the frame, in µm; coefficients of the powers of
+            the column minus the middle column.
+        """
+        height, _ = self.settings.sensor
+        row = np.arange(height) - (height - 1) / 2
+        radius = self.distortion.radius
+        # coefficients[a, i, j] v^i u^j, summed over i for each row, then u in px
+        powers = (row / radius)[:, None] ** np.arange(4)
+        pixels = np.einsum("ri,aij->arj", powers, self.distortion.coefficients)
+        pixels /= radius ** np.arange(4)
+        pixels[0, :, 0] += row
+        pixels[1, :, 1] += 1
+        return np.einsum("sa,arj->srj", to_stage, pixels)
+
+    def _bounds(
+        self, places: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Find the box on the specimen that holds all the places that are sampled, in µm."""
+        width = self.settings.sensor[1]
+        wide = ceil(width / BLOCK) * BLOCK
+        column = np.linspace(-(width - 1) / 2, wide - (width + 1) / 2, 33)
+        shown = places @ column[None, :] ** np.arange(4)[:, None]
+        return shown.min(axis=(1, 2)), shown.max(axis=(1, 2))
+
+    # -- light ----------------------------------------------------------------------------------
+
+    def _illumination(self, view: View) -> NDArray[np.float32]:
+        """Give the counts of each sensor pixel without a specimen; the last one is kept."""
+        beam = view.beam
+        assert beam is not None
+        to_beam = beam.to_edge @ view.geometry.matrix
+        middle = FrameGeometry.middle(self.settings.sensor)
+        start = -to_beam @ middle - beam.to_edge @ beam.middle
+        area = (view.geometry.pixel_size / NM_PER_UM) ** 2
+        peak = beam.electrons * area * self.settings.counts_per_electron
+        to_beam = np.column_stack([to_beam, start])
+        key = to_beam.tobytes() + np.array([beam.edge, beam.falloff, peak]).tobytes()
+        kept = self._bright
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        bright = np.empty(self.settings.sensor, np.float32)
+        illuminate(self.gain, to_beam, beam.edge, beam.falloff, peak, bright)
+        self._bright = (key, bright)
+        return bright
+
+    # -- electronics ----------------------------------------------------------------------------
+
+    def _add_hot_pixels(self, signal: NDArray[np.float32], view: View) -> None:
+        n = view.binning
+        rows, columns = self.hot[0] // n, self.hot[1] // n
+        inside = (rows < signal.shape[0]) & (columns < signal.shape[1])
+        np.add.at(
+            signal,
+            (rows[inside], columns[inside]),
+            (self.hot_current[inside] * view.exposure).astype(np.float32),
+        )
+
+    def _binned_offset(self, binning: int) -> NDArray[np.float32]:
+        used = self.offset.size // binning * binning
+        return self.offset[:used].reshape(-1, binning).mean(axis=1).astype(np.float32)
+
+    def _starts(self, view: View, rows: int) -> NDArray[np.int64]:
+        """Choose where in the bank of noise each row of a frame begins."""
+        entropy = [*np.atleast_1d(self._noise_seed.entropy), *self._noise_seed.spawn_key]
+        rng = np.random.default_rng([*entropy, view.number])
+        return rng.integers(0, BANK_SIZE, rows)
+
+
+def beam_peak(current: float, exposure: float, area: float, edge: float, falloff: float) -> float:
+    """Give the electrons on a µm² in the middle of a beam.
+
+    Parameters
+    ----------
+    current : float
+        In nA.
+    exposure : float
+        In s.
+    area : float
+        Of a disk with the beam's edge, in µm².
+    edge, falloff : float
+        See `Beam`.
+
+    Returns
+    -------
+    float
+    """
+    electrons = current * 1e-9 * exposure / 1.602176634e-19
+    # The integral of (1 − fρ²) / (1 + exp((ρ − 1)/e)) over the plane, to the second order in e.
+    share = 1 + (pi * edge) ** 2 / 3 - falloff / 2 * (1 + 2 * (pi * edge) ** 2)
+    return electrons / (area * share)
