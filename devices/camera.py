@@ -5,6 +5,7 @@ A frame counts only when the file plugin has written it, and its place in the fi
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -24,6 +25,8 @@ from ophyd.device import Staged
 from devices.connection import Connectable
 from devices.status import DeviceOutcome
 from devices.timeouts import EXPOSURE_MARGIN
+
+_log = logging.getLogger(__name__)
 
 DETECTOR_ERROR = 6
 """Place of "Error" among areaDetector's detector states (ADDriver.h)."""
@@ -174,6 +177,7 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         self.hdf1.write_path_template = write_path_template
         # One frame to a trigger: more would be one event for several frames.
         self.stage_sigs.update([("cam.num_images", 1)])
+        self._status: DeviceOutcome | None = None
         self._outcome_lock = Lock()
         self._frames_before = 0
 
@@ -183,6 +187,25 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         staged: list[object] = super().stage()
         self.hdf1.announce(self._image_name)
         return staged
+
+    def unstage(self) -> list[object]:
+        """Stop an exposure that is under way, close the file, and restore what staging set."""
+        self._end(None)
+        if not self.cam.acquire.connected:
+            _log.error("%s has lost its IOC; nothing of it is restored", self.name)
+            self._forget_staging()
+            return [self]
+        if self.cam.acquire.get():
+            self.cam.acquire.set(0).wait()
+        unstaged: list[object] = super().unstage()
+        return unstaged
+
+    def _forget_staging(self) -> None:
+        """Count as unstaged, since an IOC that is started anew knows nothing of the old one."""
+        for device in (self, *(part for _, part in self.walk_subdevices())):
+            device._original_vals.clear()
+            device._staged = Staged.no
+        self.cam.acquire.clear_sub(self._acquire_changed)
 
     def trigger(self) -> DeviceOutcome:
         """Take one frame.

@@ -29,8 +29,10 @@ class Outcome(StatusBase):
     def _settled(self) -> None:
         """Turn ophyd's bare time-out into one with an explanation."""
         super()._settled()
-        if isinstance(self._exception, StatusTimeoutError):
-            self._exception = TimeoutError(f"{self._explain()} [waited {self.timeout:.3g} s]")
+        if isinstance(getattr(self, "_exception", None), StatusTimeoutError):
+            self._exception: Exception | None = TimeoutError(
+                f"{self._explain()} [waited {self.timeout:.3g} s]"
+            )
 
     def __str__(self) -> str:
         # bluesky's FailedStatus and the run's stop document show a status by its text.

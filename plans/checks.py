@@ -1,0 +1,247 @@
+"""Checks of plans' arguments, at the door.
+
+Each names the argument, what it was and what is allowed, and sends no message: nothing has moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from numbers import Integral, Real
+from typing import Any
+
+from processing.geometry import Grid, Region
+
+MAX_SETTLE = 60.0
+"""Longest time, in s, to wait after a move."""
+
+MAX_RETAKES = 10
+"""How often one tile may be taken again."""
+
+REFERENCES = ("bright", "dark")
+"""Kinds of reference frames that a montage may name."""
+
+
+def number(name: str, value: Any, low: float, high: float, unit: str = "") -> float:
+    """Give a number that must be finite and between two limits, both allowed.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    ValueError
+        If it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
+    given = float(value)
+    if not (isfinite(given) and low <= given <= high):
+        raise ValueError(
+            f"{name} is {given:g}{_unit(unit)}; it must lie between {low:g} and {high:g}"
+            f"{_unit(unit)}"
+        )
+    return given
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    """Give a whole number that must lie between two limits, both allowed.
+
+    Raises
+    ------
+    TypeError
+        If it is not a whole number.
+    ValueError
+        If it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}; it must be a whole number")
+    given = int(value)
+    if not low <= given <= high:
+        raise ValueError(f"{name} is {given}; it must lie between {low} and {high}")
+    return given
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Give a word that must be one of some.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+    return str(value)
+
+
+def text(name: str, value: Any) -> str | None:
+    """Give a text, or nothing.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}; it must be a text")
+    return value
+
+
+def sample(value: Any) -> str | dict[str, Any] | None:
+    """Give a sample's name or its description, or nothing.
+
+    Raises
+    ------
+    TypeError
+        If it is something else; the RunEngine takes no other.
+    """
+    if isinstance(value, Mapping):
+        return dict(value)
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"sample is {value!r}; it must be a text or a mapping")
+    return value
+
+
+def device(name: str, value: Any, *parts: str) -> None:
+    """Check that a device has the parts that a plan uses.
+
+    Raises
+    ------
+    TypeError
+        If one is missing; most likely arguments were swapped.
+    """
+    missing = [part for part in parts if not hasattr(value, part)]
+    if missing:
+        raise TypeError(
+            f"{name} is {getattr(value, 'name', value)!r}, which has no {', '.join(missing)}; "
+            f"it must be a device with {', '.join(parts)}"
+        )
+
+
+def camera(value: Any) -> None:
+    """Check that a device is a camera."""
+    device("camera", value, "cam", "hdf1", "stats1", "trigger")
+
+
+def scope(value: Any) -> None:
+    """Check that a device is a microscope."""
+    device("scope", value, "defocus", "blank", "screen", "pixel_size", "rotation")
+
+
+def stage(value: Any) -> None:
+    """Check that a device is a stage."""
+    device("stage", value, "x", "y")
+
+
+def region(value: Any) -> Region:
+    """Give a region of interest from itself or from plain data.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    ValueError
+        If the data make no region.
+    """
+    if isinstance(value, Region):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"roi is {value!r}; it must be a Region, or a mapping with vertices, or with centre, "
+            "width, height and, if it is turned, angle (µm and degrees)"
+        )
+    try:
+        return Region.from_mapping(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"roi is {dict(value)!r}: {error}") from error
+
+
+def focus_policy(value: Any) -> str | int:
+    """Give a focus policy: none, once, row, or the number of tiles from one to the next.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    words = ("none", "once", "row")
+    if not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1:
+        return int(value)
+    if value not in words:
+        raise ValueError(
+            f"focus is {value!r}; it must be one of {', '.join(words)}, or a whole number n ≥ 1 "
+            "to focus every n tiles"
+        )
+    return str(value)
+
+
+def references(value: Any) -> dict[str, str | None]:
+    """Give the uids of reference runs by kind.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a mapping of ``bright`` and ``dark`` to uids.
+    """
+    if value is None:
+        return dict.fromkeys(REFERENCES)
+    if not isinstance(value, Mapping):
+        raise TypeError(f"references is {value!r}; it must map bright and dark to uids of runs")
+    if unknown := set(value) - set(REFERENCES):
+        raise ValueError(
+            f"references has {', '.join(sorted(map(str, unknown)))}; "
+            f"the kinds are {', '.join(REFERENCES)}"
+        )
+    return {kind: text(f"references[{kind!r}]", value.get(kind)) for kind in REFERENCES}
+
+
+def exposure(value: Any, camera: Any) -> float | None:
+    """Give an exposure time that the camera can make, or nothing to leave it as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a number, or outside the limits of the camera's ``AcquireTime``.
+    """
+    if value is None:
+        return None
+    low, high = camera.cam.acquire_time.limits
+    if low is None or low >= high:
+        low, high = 0.0, float("inf")
+    return number("exposure", value, low, high, "s")
+
+
+def reach(name: str, values: Sequence[float], axis: Any) -> None:
+    """Check that an axis or a setting can go to all of some places.
+
+    Raises
+    ------
+    ValueError
+        If one lies outside its limits.
+    """
+    low, high = axis.limits
+    if low is None or low >= high:
+        return
+    if min(values) < low or max(values) > high:
+        raise ValueError(
+            f"{name} needs {axis.name} from {min(values):.6g} to {max(values):.6g} {axis.egu}; "
+            f"it goes from {low:g} to {high:g} {axis.egu}"
+        )
+
+
+def grid_in_reach(grid: Grid, stage: Any) -> None:
+    """Check that the stage can go to the middle of every tile.
+
+    Raises
+    ------
+    ValueError
+        If it cannot, or if there is no tile.
+    """
+    if not grid.tiles:
+        raise ValueError("roi touches no tile; take a larger one")
+    reach("roi", [tile.x for tile in grid.tiles], stage.x)
+    reach("roi", [tile.y for tile in grid.tiles], stage.y)
+
+
+def _unit(unit: str) -> str:
+    return f" {unit}" if unit else ""

@@ -1,0 +1,206 @@
+"""The steps that all plans are made of: read the calibration, move, expose, record.
+
+A frame is recorded once and only once, also if the RunEngine is paused in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky import plan_stubs as bps
+from bluesky import preprocessors as bpp
+from bluesky.utils import MsgGenerator, RequestAbort, RequestStop
+
+from processing.geometry import FrameGeometry
+
+Readings = dict[str, Any]
+
+_MOVE, _EXPOSE = "move", "expose"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a frame shows, as the microscope and the camera stand.
+
+    Attributes
+    ----------
+    geometry : FrameGeometry
+        Pixel size (of binned pixels, in nm), angle and flips.
+    shape : (int, int)
+        (height, width) of a frame, in px.
+    magnification : int
+    """
+
+    geometry: FrameGeometry
+    shape: tuple[int, int]
+    magnification: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as it stands in a start document."""
+        return {**self.geometry.to_dict(), "magnification": self.magnification}
+
+
+def value_of(signal: Any) -> MsgGenerator[Any]:
+    """Read one value by a message.
+
+    In a dry run (`summarize_plan`, `check_limits`) nobody answers; the value that the signal has
+    now then stands in.
+    """
+    return (yield from bps.rd(signal, default_value=signal.get()))
+
+
+def read_calibration(camera: Any, scope: Any) -> MsgGenerator[Calibration]:
+    """Read what a frame will show.
+
+    Raises
+    ------
+    ValueError
+        If the camera bins rows and columns differently, so that its pixels are not square.
+    """
+    bin_x = yield from value_of(camera.cam.bin_x)
+    bin_y = yield from value_of(camera.cam.bin_y)
+    if bin_x != bin_y:
+        raise ValueError(
+            f"{camera.name} bins {bin_x} columns and {bin_y} rows; pixels must be square: "
+            "set bin_x and bin_y alike"
+        )
+    pixel_size = yield from value_of(scope.pixel_size)
+    angle = yield from value_of(scope.rotation)
+    flip_columns = yield from value_of(scope.flip_columns)
+    flip_rows = yield from value_of(scope.flip_rows)
+    height = yield from value_of(camera.cam.array_size.array_size_y)
+    width = yield from value_of(camera.cam.array_size.array_size_x)
+    magnification = yield from value_of(scope.magnification)
+    geometry = FrameGeometry(
+        float(pixel_size) * int(bin_x), float(angle), bool(flip_columns), bool(flip_rows)
+    )
+    return Calibration(geometry, (int(height), int(width)), int(magnification))
+
+
+def set_exposure(camera: Any, exposure: float | None) -> MsgGenerator[None]:
+    """Set the exposure time, in s, or leave it as it is."""
+    if exposure is not None:
+        yield from bps.abs_set(camera.cam.acquire_time, exposure, wait=True)
+
+
+def move(targets: Mapping[Any, Any], settle: float) -> MsgGenerator[None]:
+    """Set devices all at once, wait for all, and let things settle.
+
+    Parameters
+    ----------
+    targets : mapping of device to value
+    settle : float
+        Seconds.
+    """
+    for target, value in targets.items():
+        yield from bps.abs_set(target, value, group=_MOVE)
+    yield from bps.wait(_MOVE)
+    if settle > 0:
+        yield from bps.sleep(settle)
+
+
+def declare(stream: str, *devices: Any) -> MsgGenerator[None]:
+    """Describe a stream before its first event.
+
+    It saves the first frame the time that this takes, and after it no step of recording can be
+    cut in two by a pause. It is not to be replayed itself, as a stream is described once; if a
+    pause cuts it off before it did anything, it answers nothing and is sent again.
+    """
+    for _ in range(2):
+        described = yield from bpp.rewindable_wrapper(
+            bps.declare_stream(*devices, name=stream), rewindable=False
+        )
+        if described is not None:
+            return
+
+
+def expose(camera: Any, readables: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
+    """Take a frame and record it as one event.
+
+    Parameters
+    ----------
+    camera : device
+    readables : iterable of device
+        What is read with the frame.
+    stream : str
+        Name of the stream, which was declared.
+
+    Returns
+    -------
+    dict
+        Readings by key.
+    """
+    yield from bps.trigger(camera, group=_EXPOSE)
+    yield from bps.wait(_EXPOSE)
+    return (yield from record((camera, *readables), stream))
+
+
+def record(devices: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
+    """Record what devices read as one event, once and only once.
+
+    Parameters
+    ----------
+    devices : iterable of device
+    stream : str
+        Name of the stream, which was declared.
+
+    Returns
+    -------
+    dict
+        Readings by key.
+
+    Notes
+    -----
+    When the RunEngine is paused it goes back to the last checkpoint, and sends the messages since
+    then again. A frame that is exposed when the pause comes is so taken anew; but one that is
+    being recorded would be recorded twice. So there the RunEngine may not go back, and it goes on
+    behind.
+    """
+
+    def inner() -> MsgGenerator[Readings]:
+        readings: Readings = {}
+        yield from bps.create(stream)
+        for device in devices:
+            reading = yield from bps.read(device)
+            readings.update(reading or {})  # in a dry run nobody answers
+        yield from bps.save()
+        return readings
+
+    readings: Readings = yield from bpp.rewindable_wrapper(inner(), rewindable=False)
+    return readings
+
+
+def in_run(
+    body: Callable[[str], MsgGenerator[Any]], metadata: dict[str, Any]
+) -> MsgGenerator[tuple[str, Any]]:
+    """Do something within a run.
+
+    `bluesky.preprocessors.run_wrapper`, for a body that needs the uid or has a result.
+
+    Parameters
+    ----------
+    body : callable
+        Given the uid of the run; returns messages.
+    metadata : dict
+        For the start document.
+
+    Returns
+    -------
+    uid : str
+        Of the run; empty in a dry run.
+    result
+        What the body returns.
+    """
+    uid = (yield from bps.open_run(metadata)) or ""
+
+    def close_failed(error: Exception) -> MsgGenerator[None]:
+        if isinstance(error, (RequestAbort, RequestStop)):
+            yield from bps.close_run(exit_status=error.exit_status)
+        else:
+            yield from bps.close_run(exit_status="fail", reason=str(error))
+
+    result = yield from bpp.contingency_wrapper(body(uid), except_plan=close_failed)
+    yield from bps.close_run()
+    return uid, result

@@ -1,0 +1,30 @@
+"""Names that plans write into documents and others read there.
+
+Callbacks may not import plans, so these names are a contract: change none of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MONTAGE: Final = "montage"
+SNAP: Final = "snap"
+FOCUS_SERIES: Final = "focus_series"
+AUTOFOCUS: Final = "autofocus"
+BRIGHTFIELD: Final = "brightfield"
+DARKFIELD: Final = "darkfield"
+
+PRIMARY: Final = "primary"
+"""Stream of what a plan is for: one event a tile, or a frame."""
+
+FOCUS: Final = "focus"
+"""Stream of the frames of autofocus within a montage."""
+
+AUTOFOCUS_FIT: Final = "autofocus"
+"""Stream of what each autofocus found: one event each."""
+
+TILE: Final = "tile"
+"""Name of the soft device with the tile's place: keys ``tile_index``, ``tile_row``, …"""
+
+AUTOFOCUS_DEVICE: Final = "autofocus"
+"""Name of the soft device with what autofocus found: keys ``autofocus_defocus``, …"""
