@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+TOUCHING = 1e-9  # share of a tile below which it counts as touched only
+
 
 @dataclass(frozen=True)
 class Region:
@@ -107,8 +109,7 @@ class Region:
     @property
     def area(self) -> float:
         """Area in µm²."""
-        x, y = np.asarray(self.vertices).T
-        return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+        return _area(np.asarray(self.vertices))
 
     def to_dict(self) -> dict[str, list[list[float]]]:
         """Give the corners as plain data, as they stand in the `roi` of a start document."""
@@ -122,7 +123,16 @@ class Region:
         polygon : array_like, shape (n, 2)
             Corners (x, y) in µm, in order; the outline of a tile.
         """
-        return len(_clip(np.asarray(self.vertices), np.asarray(polygon, dtype=float))) >= 3
+        outline = np.asarray(polygon, dtype=float)
+        shared = _clip(np.asarray(self.vertices), outline)
+        # Polygons that only touch share an edge or a corner, of no area but for rounding.
+        return len(shared) >= 3 and _area(np.asarray(shared)) > TOUCHING * _area(outline)
+
+
+def _area(points: NDArray[np.float64]) -> float:
+    """Area of a polygon, by the shoelace formula."""
+    x, y = (points - points[0]).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def _clip(subject: NDArray[np.float64], clipper: NDArray[np.float64]) -> list[NDArray[np.float64]]:
@@ -139,7 +149,7 @@ def _clip(subject: NDArray[np.float64], clipper: NDArray[np.float64]) -> list[ND
 def _clip_by_line(
     points: list[NDArray[np.float64]], start: NDArray[np.float64], along: NDArray[np.float64]
 ) -> list[NDArray[np.float64]]:
-    """Keep what lies strictly left of a line, so that polygons that only touch share nothing."""
+    """Keep what lies left of a line, or on it."""
 
     def side(point: NDArray[np.float64]) -> float:
         offset = point - start
@@ -148,7 +158,7 @@ def _clip_by_line(
     kept = []
     for point, following in zip(points, points[1:] + points[:1], strict=True):
         here, there = side(point), side(following)
-        if here > 0:
+        if here >= 0:
             kept.append(point)
         if here * there < 0:
             kept.append(point + (following - point) * (here / (here - there)))
