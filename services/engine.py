@@ -17,7 +17,7 @@ from typing import Any
 from bluesky import RunEngine
 from bluesky.preprocessors import SupplementalData
 
-from callbacks.quality import Quality, QualityThresholds
+from callbacks.quality import Quality, Thresholds
 from callbacks.references import ReferenceProcessor
 from callbacks.tile_jobs import ProcessorSettings
 from callbacks.tile_processor import TileProcessor
@@ -247,7 +247,7 @@ def make_pipeline(config: Config, processed: Iterable[Consumer] = ()) -> Pipelin
         for consumer in consumers:
             consumer(name, doc)
 
-    quality = Quality(publish, QualityThresholds(**config.quality.model_dump()))
+    quality = Quality(publish, Thresholds(**config.quality.model_dump()))
     executor = make_executor(config)
     references = ReferenceProcessor(executor, quality, data / "references")
     tiles = TileProcessor(
