@@ -2,14 +2,19 @@
 
 from simulation.specimen.base import NativeRegion, Specimen, level_for
 from simulation.specimen.image import ImageSpecimen
-from simulation.specimen.neuropil import NeuropilSection
+from simulation.specimen.neuropil import Feature, NeuropilSection
 from simulation.specimen.points import PointGrid
+from simulation.specimen.tape import ApertureSpecimen, Placement, Tape
 
 __all__ = [
+    "ApertureSpecimen",
+    "Feature",
     "ImageSpecimen",
     "NativeRegion",
     "NeuropilSection",
+    "Placement",
     "PointGrid",
     "Specimen",
+    "Tape",
     "level_for",
 ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simulation.specimen.neuropil.hashing import place_hash, uniform
 
-SPACING = np.array([390.0, 1450.0, 4900.0, 34000.0])
+SPACING = np.array([370.0, 1450.0, 4900.0, 34000.0])
 """Lattice spacings in nm: thin processes, dendrites and boutons, trunks and fat axons, cell bodies."""
 REACH = np.array([3, 2, 1, 1])
 """How many lattice cells away a site can still matter."""
@@ -36,7 +36,7 @@ PLAIN, DENDRITE, BOUTON, GLIA, SOMA, VESSEL = range(6)
     SYNAPSE_Y,
     SYNAPSE_COS,
     NUCLEUS,
-    SPARE,
+    BLOOD,
 ) = range(13)
 N_PARAMETERS = 13
 
@@ -99,7 +99,8 @@ def build_cells(seed, phases, left, top, right, bottom, finest):
     hashes = np.zeros(count, np.uint64)
     mito_first = np.zeros(count + 1, np.int32)
     mitos = np.zeros((4 * count + 64 * lattices[3, 2] * lattices[3, 3], 8), np.float32)
-    parameters[SEA, DARKNESS] = 0.44
+    # The mean darkness of what the finer lattices hold, measured at 32 nm.
+    parameters[SEA, DARKNESS] = 0.462 if finest == 1 else 0.474
     parameters[SEA, GRAIN] = 1.0
     kinds[SEA] = PLAIN
     c = 1
@@ -137,12 +138,12 @@ def _draw_cell(h, k, centre, phases, cell):
     size = uniform(h, 4)
     kind = PLAIN
     aspect = 1.0 + 1.3 * uniform(h, 5) ** 2 * (0.5 + tract)
-    darkness = 0.35 + 0.11 * (uniform(h, 6) - 0.5) + 0.05 * (uniform(h, 7) - 0.5)
+    darkness = 0.355 + 0.13 * (uniform(h, 6) - 0.5) + 0.08 * (uniform(h, 7) - 0.5)
     grain = 0.85 + 0.35 * uniform(h, 8)
     myelin = 0.0
     nucleus = 0.0
     if k == 0:
-        radius = -70 + 170 * size**1.5
+        radius = -100 + 230 * size**1.4
         if pick < 0.14:
             kind = BOUTON
         elif pick < 0.55:
@@ -159,7 +160,7 @@ def _draw_cell(h, k, centre, phases, cell):
             kind = DENDRITE
         elif pick < 0.90:
             kind = GLIA
-        if uniform(h, 9) < 0.16 * tract**2:
+        if uniform(h, 9) < 0.6 * tract**4:
             kind = DENDRITE
             myelin = 60 + 60 * uniform(h, 10) + 0.14 * radius
             aspect = 1.0 + 0.5 * uniform(h, 5)
@@ -170,7 +171,7 @@ def _draw_cell(h, k, centre, phases, cell):
         kind = DENDRITE
         if pick > 0.9:
             kind = GLIA
-        elif uniform(h, 9) < 0.5 * tract**2:
+        elif uniform(h, 9) < 0.9 * tract**3:
             myelin = 110 + 70 * uniform(h, 10) + 0.1 * radius
             aspect = 1.0 + 0.4 * uniform(h, 5)
     else:
@@ -209,6 +210,7 @@ def _draw_cell(h, k, centre, phases, cell):
     half = (90 + 100 * uniform(h, 13)) / max(150.0 + radius, 180.0)
     cell[SYNAPSE_COS] = np.cos(min(half, 1.2))
     cell[NUCLEUS] = nucleus
+    cell[BLOOD] = 1.0 if kind == VESSEL and uniform(h, 14) < 0.35 else 0.0
     return kind
 
 
@@ -216,6 +218,7 @@ def _draw_cell(h, k, centre, phases, cell):
 def _draw_mitos(h, k, kind, cell, mitos, n):
     """Add the mitochondria of one cell; return how many there are in the table now."""
     radius = cell[RADIUS]
+    first = n
     if kind == VESSEL:
         return n
     u = uniform(h, 20)
@@ -240,6 +243,12 @@ def _draw_mitos(h, k, kind, cell, mitos, n):
             far = inner + max(radius - inner - 150, 0) * uniform(h, base + 1)
         mito = mitos[n]
         mito[MITO_X], mito[MITO_Y] = far * np.cos(turn), far * np.sin(turn)
+        free = True
+        for other in range(first, n):
+            dx, dy = mito[MITO_X] - mitos[other, MITO_X], mito[MITO_Y] - mitos[other, MITO_Y]
+            free &= dx * dx + dy * dy > 420.0**2
+        if not free:
+            continue
         axis = np.pi * uniform(h, base + 2)
         mito[MITO_COS], mito[MITO_SIN] = np.cos(axis), np.sin(axis)
         scale = 0.75 + 0.6 * uniform(h, base + 3)

@@ -89,7 +89,10 @@ class Patch:
 
     def replace(self, inside: Floats, darkness: float) -> None:
         """Replace tissue where a signed distance (µm, positive inside) is positive."""
-        cover = np.clip(0.5 + inside / max(self.pixel, 0.012), 0, 1)
+        self.cover(np.clip(0.5 + inside / max(self.pixel, 0.012), 0, 1), darkness)
+
+    def cover(self, cover: Floats, darkness: float) -> None:
+        """Replace a share (0 to 1) of the tissue in each pixel."""
         self.darkness += cover * (np.float32(darkness) - self.darkness)
         self.thickness += cover * (1 - self.thickness)
 
@@ -194,24 +197,32 @@ def _draw_debris(feature: Feature, patch: Patch) -> None:
     patch.replace(_ellipse(feature, patch, 0.12), DEBRIS)
 
 
+def _band(off: Floats, half: Floats, soft: float) -> Floats:
+    """Share of each pixel within `half` of a line that is `off` away; all in µm."""
+    covered = np.minimum(half, off + soft / 2) - np.maximum(-half, off - soft / 2)
+    return np.clip(covered / np.float32(soft), 0, 1)
+
+
+def _taper(feature: Feature, along: Floats) -> Floats:
+    """Fall from 1 in the middle of a feature to 0 at its ends."""
+    return np.clip(1 - (2 * along / feature.length) ** 2, 0, 1)
+
+
 def _draw_crack(feature: Feature, patch: Patch) -> None:
     along, across = _axes(feature, patch)
-    taper = np.clip(1 - (2 * along / feature.length) ** 2, 0, 1)
-    opening = feature.width / 2 * taper * (1 + 0.15 * patch.rough) - 0.02
-    course = 0.03 * feature.length * np.sin(along * (2 * pi / feature.length) * 1.7)
-    patch.replace(opening - np.abs(across - course), BARE)
+    half = feature.width / 2 * _taper(feature, along) * (1 + 0.15 * patch.rough)
+    course = 0.03 * feature.length * np.sin(along * np.float32(3.4 * pi / feature.length))
+    patch.cover(_band(np.abs(across - course), half, max(patch.pixel, 0.012)), BARE)
 
 
 def _draw_fold(feature: Feature, patch: Patch) -> None:
     along, across = _axes(feature, patch)
-    taper = np.clip(1 - (2 * along / feature.length) ** 2, 0, 1) ** np.float32(0.5)
+    half = feature.width / 2 * np.sqrt(_taper(feature, along))
     course = 5.0 * np.sin(along * np.float32(2 * pi / 120)) + 0.12 * patch.rough
     off = np.abs(across - course)
-    half = feature.width / 2 * taper
-    # A fold is three layers where the section doubles back, and two where it only leans over.
-    for width in (1.0, 0.55):
-        cover = np.clip(0.5 + (half * width - off) / max(patch.pixel, 0.08), 0, 1)
-        patch.thickness += cover
+    # Three layers in the middle, where the section doubles back; two beside it.
+    for share in (1.0, 0.55):
+        patch.thickness += _band(off, half * np.float32(share), max(patch.pixel, 0.08))
 
 
 _DRAW = {

@@ -17,6 +17,7 @@ from simulation.specimen.neuropil.cells import SPACING, Cells, build_cells
 from simulation.specimen.neuropil.features import Feature, Patch, draw, place_features
 from simulation.specimen.neuropil.shading import (
     BLOCK,
+    COARSEST_STAMPED,
     develop,
     membrane_profiles,
     shade,
@@ -26,14 +27,12 @@ from simulation.specimen.neuropil.shading import (
 from simulation.specimen.noise import NoiseField
 
 STAMP_REACH_NM = 80.0
-COARSEST_STAMPED = 16
-"""Vesicles and microtubules are drawn up to this level, in nm."""
 CELL_REACH_NM = 2500.0
 """How far outside a chunk the warp may reach for its cells."""
 RESOLVED_PIXELS = 3
 """A lattice of cells is drawn while its spacing is at least this many pixels."""
 KNIFE_STEP_NM = 64.0
-CHATTER = (0.015, 1300.0)
+CHATTER = (0.02, 1300.0)
 
 
 class NeuropilSection(PyramidSpecimen):
@@ -89,9 +88,11 @@ class NeuropilSection(PyramidSpecimen):
         self._wrinkle = NoiseField(
             (self.seed, 4), {32: 0.25, 64: 0.55, 128: 0.6, 256: 0.5, 512: 0.25, 1024: 0.2}
         )
-        self._stain = NoiseField((self.seed, 5), {2**k: 0.014 for k in range(7, 18)})
+        self._stain = NoiseField(
+            (self.seed, 5), {2**k: 0.013 if k < 13 else 0.024 for k in range(7, 18)}
+        )
         self._rough = NoiseField(
-            (self.seed, 6), {2**k: 0.06 * 1.35 ** (k - 5) for k in range(5, 14)}
+            (self.seed, 6), {2**k: 0.022 * 1.6 ** (k - 5) for k in range(5, 14)}
         )
         # What is left of processes too small to draw: the scatter of their means over a pixel.
         self._unresolved = NoiseField(
@@ -187,7 +188,7 @@ def _knife_marks(rng: np.random.Generator) -> NDArray[np.float32]:
     for _ in range(900):
         middle, half = rng.integers(n), rng.uniform(0.8, 5)
         reach = np.arange(-20, 21)
-        depth = 0.018 * rng.standard_normal() * rng.exponential()
+        depth = 0.03 * rng.standard_normal() * rng.exponential()
         marks[(middle + reach) % n] += depth * np.exp(-0.5 * (reach / half) ** 2)
     return (marks - marks.mean()).astype(np.float32)
 

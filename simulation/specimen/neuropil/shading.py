@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from simulation.specimen.neuropil.cells import (
+    BLOOD,
     BOUTON,
     DARKNESS,
     DENDRITE,
@@ -53,6 +54,8 @@ SEA_DISTANCE = 60.0
 """How near, in nm, the sea of unresolved processes is everywhere at coarse levels."""
 MAX_NEAR = 96
 MAX_MITOS = 64
+COARSEST_STAMPED = 16
+"""Vesicles and microtubules are drawn one by one up to this level, in nm."""
 CRISTAE_LIMIT = 24.0
 """Coarsest pixel, in nm, that shows cristae."""
 
@@ -269,7 +272,7 @@ def _shade_block(
             centre_distance = f1 + cell[a, RADIUS]
             dark, inside = _soma(nm, cell[a, NUCLEUS], centre_distance, inside, bend, grain, dark)
         elif kind == VESSEL:
-            dark, inside = _vessel(nm, inside, bend, grain, dark)
+            dark, inside = _vessel(nm, cell[a, BLOOD], inside, bend, grain, dark)
         elif bend > F(0.35) and inside > 40:
             # Cisterns of endoplasmic reticulum follow the level lines of a smooth field.
             line = _line((bend - F(0.95)) * F(70), F(5), nm)
@@ -300,6 +303,8 @@ def _shade_block(
             dark += F(0.5) * zone * np.exp(-t * t)
             if inside > 24:
                 full = F(0.4) + F(0.6) * _ramp(F(-0.6), F(0.7), cosine)
+                if nm > F(COARSEST_STAMPED):
+                    dark += F(0.24) * full  # what the vesicles are on average
         if kinds[b] == BOUTON:
             # The far side of a synapse carries a thicker, denser line.
             cosine = (bx * cell[b, SYNAPSE_X] + by * cell[b, SYNAPSE_Y]) / np.sqrt(
@@ -354,12 +359,14 @@ def _myelin(nm, outward, sheath, inside, grain, dark):
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _vessel(nm, inside, bend, grain, dark):
-    """Draw a capillary: an endothelial wall round an empty lumen."""
+def _vessel(nm, blood, inside, bend, grain, dark):
+    """Draw a capillary: an endothelial wall round an empty lumen or a red blood cell."""
     wall = F(400) + F(130) * bend
     depth = inside - wall
     cover = _ramp(-F(0.5) * nm - F(4), F(0.5) * nm + F(4), depth)
     dark += (F(0.10) + F(0.2) * grain - dark) * cover
+    red = _ramp(-F(0.5) * nm - F(8), F(0.5) * nm + F(8), depth - F(330) - F(60) * bend)
+    dark += blood * red * (F(0.85) + F(0.3) * grain)
     dark += F(0.5) * _line(depth, F(6), nm)
     return dark, F(-1)
 
@@ -429,8 +436,8 @@ def stamp(level, row0, column0, seed, cells, outputs):
                 int((column0 + width) * level / spacing) + 1,
             ):
                 h = place_hash(seed, 100 + lattice, si, sj)
-                y = (si + 0.5 + 0.7 * (uniform(h, 0) - 0.5)) * spacing / level - row0
-                x = (sj + 0.5 + 0.7 * (uniform(h, 1) - 0.5)) * spacing / level - column0
+                y = (si + 0.5 + 0.9 * (uniform(h, 0) - 0.5)) * spacing / level - row0
+                x = (sj + 0.5 + 0.9 * (uniform(h, 1) - 0.5)) * spacing / level - column0
                 i, j = int(np.floor(y)), int(np.floor(x))
                 if i < 0 or j < 0 or i >= height or j >= width or room[i, j] < 15:
                     continue
