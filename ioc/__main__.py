@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 from dataclasses import replace
 from typing import Any
@@ -73,4 +74,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # All is closed by now; a vendor's threads may still be busy, and must not keep the IOC up.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)

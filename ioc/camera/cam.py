@@ -21,7 +21,7 @@ from ioc.records import Group, clear_alarm, raise_alarm, show
 from ioc.worker import Worker
 
 EXPOSE_MARGIN = 5.0  # s that an exposure may take over its time
-READ_TIMEOUT = 10.0  # s
+READ_TIMEOUT = 30.0  # s; the first frame of a simulation waits for its compiler
 TEMPERATURE_PERIOD = 1.0  # s
 SHORTEST = 0.05  # s that Acquire stays up: a stock SingleTrigger, which reads PVs after it has
 # started the camera and only then hands out its status, loses that if Acquire falls before

@@ -84,3 +84,11 @@ def test_settings_refuse_and_say_why(setting, value, message):
 def test_settings_give_their_own_type():
     assert type(Setting("int", 0, 9).check("A", 3.0)) is int
     assert type(Setting("float", 0, 9).check("A", 3)) is float
+
+
+class TestSimulated(DriverContract):
+    @pytest.fixture
+    def instrument(self):
+        instrument = connect("simulated", {"sensor": [128, 192], "specimen": "points", "seed": 3})
+        yield instrument
+        instrument.close()
