@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from simulation.resample import blur_by_pairs
 from simulation.optics import Optics, camera_transfer, motion_transfer
 
 SMALLEST_KERNEL = 32
 LARGEST_RADIUS = 512
 """In px; a point that is spread further wants a coarser texture."""
-LARGEST_PAIR_COST = 130
+LARGEST_PAIR_COST = 160
 """Taps of all pairs together over which Fourier transforms are faster."""
-TOLERANCE = 1e-3
+TOLERANCE = 0.01
+"""Largest error of the transfer, relative to that of the mean; the pixels' noise is above it."""
 MARGIN = 8
 """Radius in px that the spline and the camera's blur need."""
 
@@ -81,8 +83,17 @@ def kernel(
         spectrum = spectrum * motion_transfer(kx, ky, path)
     point = np.roll(fft.irfft2(spectrum, (size, size)), size // 2, axis=(0, 1))
     # Without the first row and column, the origin is in the middle.
-    point = point[1:, 1:]
+    point = point[1:, 1:] * np.outer(taper(size - 1, radius), taper(size - 1, radius))
     return (point / point.sum()).astype(np.float32)
+
+
+def taper(size: int, radius: int) -> NDArray[np.float64]:
+    """Give a window that lets a kernel end smoothly: flat to half its radius (Tukey's).
+
+    Without it, the edge of the band at the texture's Nyquist frequency would ring far.
+    """
+    away = np.clip(np.abs(np.arange(size) - size // 2) / radius, 0, 1)
+    return np.cos(np.pi * np.clip(away - 0.5, 0, 0.5)) ** 2
 
 
 def apply(texture: NDArray[np.generic], point: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -101,17 +112,14 @@ def apply(texture: NDArray[np.generic], point: NDArray[np.float32]) -> NDArray[n
     pairs = separate(point)
     if pairs is None:
         return _by_fourier(texture, point)
-    blurred: NDArray[np.float32] | None = None
-    for rows, columns in pairs:
-        part = cv2.sepFilter2D(texture, cv2.CV_32F, columns, rows, borderType=cv2.BORDER_REPLICATE)
-        blurred = part if blurred is None else cv2.add(blurred, part, dst=blurred)
-    assert blurred is not None
+    blurred = np.empty(texture.shape, np.float32)
+    blur_by_pairs(texture, *pairs, blurred)
     return blurred
 
 
 def separate(
     point: NDArray[np.float32],
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Write a kernel as a sum of products of one-dimensional ones, as short as can be.
 
     Parameters
@@ -120,36 +128,35 @@ def separate(
 
     Returns
     -------
-    list of (ndarray of float32, ndarray of float32), or None
-        Filters along rows' index and columns' index, for `cv2.sepFilter2D`, which correlates: they
-        are reversed. None if Fourier transforms are faster.
+    (ndarray, ndarray) of float32, shape (rank, n), or None
+        Filters along the rows' and the columns' index, reversed, for a correlation. None if Fourier
+        transforms are faster.
     """
     if point.shape[0] > LARGEST_PAIR_COST:
         return None
     left, size, right = np.linalg.svd(point.astype(np.float64))
-    tails = np.sqrt(np.cumsum(size[::-1] ** 2))[::-1]
-    rank = max(1, int(np.count_nonzero(tails > TOLERANCE * tails[0])))
-    pairs = []
-    cost = 0
-    for i in range(rank):
-        root = np.sqrt(size[i])
-        column, row = _cut(left[:, i] * root), _cut(right[i] * root)
-        cost += column.size + row.size
-        if cost > LARGEST_PAIR_COST:
-            return None
-        pairs.append((column[::-1].copy(), row[::-1].copy()))
-    total = sum(float(rows.sum()) * float(columns.sum()) for rows, columns in pairs)
-    return [((rows / total).astype(np.float32), columns) for rows, columns in pairs]
+    rank = int(np.count_nonzero(size > TOLERANCE * size[0]))
+    down = np.array([_cut(left[:, i], TOLERANCE * size[0] / size[i]) for i in range(rank)])
+    along = np.array([_cut(right[i], TOLERANCE * size[0] / size[i]) for i in range(rank)])
+    if np.count_nonzero(down) + np.count_nonzero(along) > LARGEST_PAIR_COST:
+        return None
+    down *= size[:rank, None]
+    down *= point.sum() / (down.sum(axis=1) @ along.sum(axis=1))
+    return (
+        np.ascontiguousarray(down[:, ::-1], np.float32),
+        np.ascontiguousarray(along[:, ::-1], np.float32),
+    )
 
 
-def _cut(line: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Cut off the ends of a one-dimensional kernel where next to nothing is left."""
+def _cut(line: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """Set the ends of a one-dimensional kernel to zero where next to nothing is left."""
     middle = line.size // 2
-    folded = np.abs(line)
-    outward = np.maximum(folded[middle:], folded[middle::-1])
-    outside = np.cumsum(outward[::-1])[::-1]
-    half = int(np.count_nonzero(outside > TOLERANCE * outward.sum()))
-    return line[middle - half + 1 : middle + half].astype(np.float32)
+    outward = np.maximum(np.abs(line[middle:]), np.abs(line[middle::-1]))
+    outside = np.sqrt(np.cumsum(outward[::-1] ** 2)[::-1])
+    half = max(1, int(np.count_nonzero(outside > tolerance / 2)))
+    cut = np.zeros_like(line)
+    cut[middle - half + 1 : middle + half] = line[middle - half + 1 : middle + half]
+    return cut
 
 
 def _by_fourier(texture: NDArray[np.generic], point: NDArray[np.float32]) -> NDArray[np.float32]:

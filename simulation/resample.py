@@ -15,7 +15,7 @@ BLOCK = 16
 
 _F = np.float32
 _I = np.uint64
-_0, _1, _2, _3, _4 = (_I(i) for i in range(5))
+_1, _2, _3, _4 = _I(1), _I(2), _I(3), _I(4)
 
 
 @njit(nogil=True, fastmath=True, cache=True, inline="always")
@@ -34,7 +34,7 @@ def _place(c, d):
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def sample_row(texture, width, row_place, column_place, middle, line, weights, rows):
+def sample_row(texture, width, row_place, column_place, middle, line, scratch):
     """Sample one row of the sensor from the texture by cubic B-splines.
 
     Parameters
@@ -49,10 +49,7 @@ def sample_row(texture, width, row_place, column_place, middle, line, weights, r
         Middle column of the sensor.
     line : ndarray of float32
         Result; its length is a multiple of `BLOCK`.
-    weights : ndarray of float32, shape (5, BLOCK)
-        Scratch.
-    rows : ndarray of float32, shape (BLOCK,)
-        Scratch.
+    scratch : ndarray of float32, shape (7, BLOCK)
     """
     last = BLOCK - 1
     for first in range(0, line.size, BLOCK):
@@ -67,42 +64,43 @@ def sample_row(texture, width, row_place, column_place, middle, line, weights, r
         step_y = (yb - ya) / last
         left = int(min(xa, xb - last))
         top = int(min(ya, yb))
-        if max(xa, xb - last) < left + 2 and 0 < step_x:
-            _sample_along(
-                texture, _I(width), xa - left, step_x - 1, ya - top, step_y,
-                _I(top * width + left), int(max(ya, yb)) - top + 4,
-                first, line, weights, rows,
-            )  # fmt: skip
+        block = line[first : first + BLOCK]
+        if max(xa, xb - last) < left + 2 and step_x > 0:
+            x, y = xa - left, ya - top
+            corner = _I(top * width + left)
+            n_rows = int(max(ya, yb)) - top + 4
+            _along(texture, _I(width), corner, n_rows, x, step_x - 1, y, step_y, block, scratch)
         else:
-            _sample_across(texture, _I(width), xa, step_x, ya, step_y, first, line)
-
-
-@njit(nogil=True, fastmath=True, cache=True, inline="always")
-def _sample_along(texture, width, x, step_x, y, step_y, corner, n_rows, first, line, weights, rows):
-    """Sample a block that runs nearly along the texture's rows: whole vectors are read."""
-    for k in range(BLOCK):
-        dx = _F(x) + _F(step_x) * _F(k)
-        rows[k] = _F(y) + _F(step_y) * _F(k)
-        for j in range(5):
-            weights[j, k] = _bspline(dx - _F(j - 1))
-        line[first + k] = _F(0)
-    start = corner
-    for i in range(n_rows):
-        offset = _F(i - 1)
-        for k in range(BLOCK):
-            p = start + _I(k)
-            line[first + k] += _bspline(rows[k] - offset) * (
-                weights[0, k] * texture[p]
-                + weights[1, k] * texture[p + _1]
-                + weights[2, k] * texture[p + _2]
-                + weights[3, k] * texture[p + _3]
-                + weights[4, k] * texture[p + _4]
-            )
-        start += width
+            _across(texture, _I(width), xa, step_x, ya, step_y, block)
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def _sample_across(texture, width, x, step_x, y, step_y, first, line):
+def _along(texture, width, corner, n_rows, x, step_x, y, step_y, block, scratch):
+    """Sample a block that runs nearly along the texture's rows: whole vectors are read."""
+    for k in range(BLOCK):
+        along = _F(x) + _F(step_x) * _F(k)
+        for j in range(5):
+            scratch[j, k] = _bspline(along - _F(j - 1))
+        scratch[5, k] = _F(y) + _F(step_y) * _F(k)
+        scratch[6, k] = _F(0)
+    for i in range(n_rows):
+        below = _F(i - 1)
+        for k in range(BLOCK):
+            p = corner + _I(k)
+            scratch[6, k] += _bspline(scratch[5, k] - below) * (
+                scratch[0, k] * texture[p]
+                + scratch[1, k] * texture[p + _1]
+                + scratch[2, k] * texture[p + _2]
+                + scratch[3, k] * texture[p + _3]
+                + scratch[4, k] * texture[p + _4]
+            )
+        corner += width
+    for k in range(BLOCK):
+        block[k] = scratch[6, k]
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def _across(texture, width, x, step_x, y, step_y, block):
     """Sample a block in any direction and at any scale: pixel by pixel."""
     for k in range(BLOCK):
         px = x + step_x * k
@@ -121,7 +119,7 @@ def _sample_across(texture, width, x, step_x, y, step_y, first, line):
                 + _bspline(u - _F(2)) * texture[start + _3]
             )
             start += width
-        line[first + k] = total
+        block[k] = total
 
 
 @njit(nogil=True, fastmath=True, cache=True)
@@ -145,10 +143,9 @@ def expose(texture, row_places, column_places, bright, binning, signal):
     sensor_width = bright.shape[1]
     middle = (sensor_width - 1) / 2
     line = np.empty((sensor_width + BLOCK - 1) // BLOCK * BLOCK, np.float32)
-    weights = np.empty((5, BLOCK), np.float32)
-    rows = np.empty(BLOCK, np.float32)
+    scratch = np.empty((7, BLOCK), np.float32)
     for r in range(signal.shape[0] * binning):
-        sample_row(flat, width, row_places[r], column_places[r], middle, line, weights, rows)
+        sample_row(flat, width, row_places[r], column_places[r], middle, line, scratch)
         lit = bright[r]
         out = signal[r // binning]
         if r % binning == 0:
@@ -159,6 +156,45 @@ def expose(texture, row_places, column_places, bright, binning, signal):
         else:
             for c in range(out.size * binning):
                 out[c // binning] += max(lit[c] * line[c], _F(0))
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def blur_by_pairs(texture, down, along, blurred):
+    """Filter a texture by a sum of products of one-dimensional kernels, line by line.
+
+    Parameters
+    ----------
+    texture : ndarray of uint8 or float32, shape (h, w)
+    down, along : ndarray of float32, shape (rank, 2 · n + 1)
+        Kernels along the row's and along the column's index, origin in the middle; the result is
+        their correlation with the texture. Zeros at both ends cost nothing.
+    blurred : ndarray of float32, shape (h, w)
+        Result; within n of the border it is zero.
+    """
+    height, width = texture.shape
+    n = down.shape[1] // 2
+    line = np.empty(width, np.float32)
+    inside = width - 2 * n
+    for r in range(height):
+        result = blurred[r]
+        result[:] = 0
+        if r < n or r >= height - n:
+            continue
+        middle = result[n : n + inside]
+        for i in range(down.shape[0]):
+            line[:] = 0
+            for k in range(down.shape[1]):
+                weight = down[i, k]
+                if weight != 0:
+                    source = texture[r + k - n]
+                    for c in range(width):
+                        line[c] += weight * _F(source[c])
+            for k in range(along.shape[1]):
+                weight = along[i, k]
+                if weight != 0:
+                    part = line[k : k + inside]
+                    for c in range(inside):
+                        middle[c] += weight * part[c]
 
 
 @njit(nogil=True, fastmath=True, cache=True)

@@ -294,7 +294,7 @@ class CameraSettings(Settings):
     offset_spread: float = ranged(2.0, 0, 1000, "counts")
     dark_current: float = ranged(5.0, 0, 1e5, "counts/s")
     read_noise: float = ranged(6.0, 0, 1000, "counts")
-    mtf_nyquist: float = ranged(0.25, 0.02, 0.9)
+    mtf_nyquist: float = ranged(0.16, 0.02, 0.9)
     hot_fraction: float = ranged(1e-5, 0, 0.01)
     dead_fraction: float = ranged(1e-5, 0, 0.01)
     hot_current: float = ranged(2e4, 0, 1e7, "counts/s")
