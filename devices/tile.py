@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 from ophyd import Component as Cpt
 from ophyd import Device, Signal
 from ophyd.status import Status
@@ -34,10 +35,15 @@ class SoftReadings(Device):
         return status
 
     def describe(self) -> dict[str, Any]:
-        """Describe the signals, with the units that soft signals lack."""
+        """Describe the signals, with the units and the numpy types that soft signals lack."""
         keys: dict[str, Any] = super().describe()
-        for attribute, unit in self.units.items():
-            keys[getattr(self, attribute).name]["units"] = unit
+        for attribute in self.component_names:
+            signal = getattr(self, attribute)
+            value = signal.get()
+            if not isinstance(value, str):
+                keys[signal.name]["dtype_numpy"] = np.dtype(type(value)).str
+            if attribute in self.units:
+                keys[signal.name]["units"] = self.units[attribute]
         return keys
 
 
@@ -58,12 +64,12 @@ class Tile(SoftReadings):
 
     units: ClassVar = {"x": "um", "y": "um"}
 
-    index = Cpt(Signal, value=0, dtype=int)
-    row = Cpt(Signal, value=0, dtype=int)
-    column = Cpt(Signal, value=0, dtype=int)
-    attempt = Cpt(Signal, value=1, dtype=int)
-    x = Cpt(Signal, value=0.0, dtype=float)
-    y = Cpt(Signal, value=0.0, dtype=float)
+    index = Cpt(Signal, value=0)
+    row = Cpt(Signal, value=0)
+    column = Cpt(Signal, value=0)
+    attempt = Cpt(Signal, value=1)
+    x = Cpt(Signal, value=0.0)
+    y = Cpt(Signal, value=0.0)
 
 
 class FocusFit(SoftReadings):
@@ -85,8 +91,8 @@ class FocusFit(SoftReadings):
 
     units: ClassVar = {"defocus": "um"}
 
-    defocus = Cpt(Signal, value=0.0, dtype=float)
-    quality = Cpt(Signal, value=0.0, dtype=float)
-    succeeded = Cpt(Signal, value=0, dtype=int)
-    reason = Cpt(Signal, value="", dtype="string")
-    tile = Cpt(Signal, value=-1, dtype=int)
+    defocus = Cpt(Signal, value=0.0)
+    quality = Cpt(Signal, value=0.0)
+    succeeded = Cpt(Signal, value=0)
+    reason = Cpt(Signal, value="")
+    tile = Cpt(Signal, value=-1)

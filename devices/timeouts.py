@@ -21,7 +21,7 @@ WRITE_TIMEOUT = 10.0
 MOVE_MARGIN = 5.0
 """Seconds that a move may take over what its distance and speed explain."""
 
-EXPOSURE_MARGIN = 10.0
+EXPOSURE_MARGIN = 30.0
 """Seconds that a frame may take over its exposure, to be read out and written."""
 
 _log = logging.getLogger(__name__)
