@@ -1,4 +1,7 @@
-"""Specimens for the virtual microscope: tissue, images, a point grid, and the tape that carries them."""
+"""Specimens for the virtual microscope: tissue, images, a point grid, and a tape to carry them.
+
+All are `Specimen`s, so the microscope never asks which one it has.
+"""
 
 from simulation.specimen.base import NativeRegion, Specimen, level_for
 from simulation.specimen.image import ImageSpecimen

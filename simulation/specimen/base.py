@@ -1,6 +1,6 @@
 """What a specimen is to the microscope, and the cached pyramid that every specimen here stands on.
 
-Texture costs far more than a frame, so it is made once, in chunks, ahead of the camera if it can be.
+Texture costs far more than a frame, so it is made once, in chunks, ahead of the camera.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ class NativeRegion(NamedTuple):
 class Specimen(Protocol):
     """A thin object that transmits part of the beam; all that the microscope knows of it.
 
-    There are two ways to look at one. `region` is the simple way: any place, any pixel size, already
-    resampled on the axes of the specimen. `native_region` is the fast way for an instrument
-    that rotates, distorts and shifts its frames: it hands out the stored pixels of one level, without
-    any resampling, so that all the geometry of a frame is done by one remap. Choose the level with
-    `level_for`, ask for the bounding box of the frame plus two pixels for the interpolation, and
-    sample at the rows and columns that `NativeRegion` gives. (``cv2.remap`` rounds places to 1/32 px;
-    levels are blurred by about half a pixel, so that cubic interpolation loses nothing at any phase.)
+    There are two ways to look at one. `region` is the simple way: any place, any pixel size,
+    already resampled on the axes of the specimen. `native_region` is the fast way for an instrument
+    that rotates, distorts and shifts its frames: it hands out the stored pixels of one level,
+    without any resampling, so that all the geometry of a frame is done by one remap. Choose the
+    level with `level_for`, ask for the bounding box of the frame plus two pixels for the
+    interpolation, and sample at the rows and columns that `NativeRegion` gives. (``cv2.remap``
+    rounds places to 1/32 px; levels are blurred by about half a pixel, so that cubic interpolation
+    loses nothing at any phase.)
     """
 
     def region(
@@ -68,9 +69,10 @@ class Specimen(Protocol):
         Returns
         -------
         ndarray of float32, shape (height, width)
-            Transmission in [0, 1]; 1 is empty. Row 0 is at the top (largest y); pixel centres are at
-            ``x + (column − (width − 1)/2) · pixel_size``, ``y + ((height − 1)/2 − row) · pixel_size``.
-            The same place gives the same values, whatever was asked for before.
+            Transmission in [0, 1]; 1 is empty. Row 0 is at the top (largest y); pixel centres are
+            at ``x + (column − (width − 1)/2) · pixel_size`` and
+            ``y + ((height − 1)/2 − row) · pixel_size``. The same place gives the same values,
+            whatever was asked for before.
         """
 
     def native_region(
@@ -202,8 +204,8 @@ class PyramidSpecimen(ABC):
     """A specimen in chunks, on levels of 1, 2, 4, 8 … nm a pixel, made when asked for.
 
     A subclass writes `render`; everything else (cache, background work, resampling) is here.
-    Pixel (0, 0) of every level has its upper left corner at the origin of the specimen, so a pixel of a
-    level covers exactly four of the next finer one. Rows grow downwards, against y.
+    Pixel (0, 0) of every level has its upper left corner at the origin of the specimen, so a pixel
+    of a level covers exactly four of the next finer one. Rows grow downwards, against y.
 
     Parameters
     ----------
@@ -231,8 +233,8 @@ class PyramidSpecimen(ABC):
         level : int
             Pixel size, in nm.
         row, column : int
-            First pixel on the grid of the level; its centre is at ``x = (column + 0.5) · level`` and
-            ``y = −(row + 0.5) · level`` nm.
+            First pixel on the grid of the level; its centre is at ``x = (column + 0.5) · level``
+            and ``y = −(row + 0.5) · level`` nm.
         height, width : int
             Size in pixels.
 

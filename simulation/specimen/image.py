@@ -28,19 +28,20 @@ class ImageSpecimen(PyramidSpecimen):
     without end. A mirrored image repeats, and a small one spread over a montage would match
     itself in wrong places. Two things make every place unique:
 
-    - A weak random stain (about 3 %, slow) and a weak random grain (about 4 %, finer than a pixel of the image)
-      multiply the transmission. They are the same at every visit, and the picture still looks right.
-    - By default (`pixel_size` "auto") an image that would cover less than 24 µm is enlarged to that: at
-      4 nm a pixel this is about three tiles of 2048 px, so the pattern repeats after six. Give the
-      true pixel size to have it true to scale.
+    - A weak random stain (slow, 3 %) and a weak random grain (finer than a pixel of the image,
+      6 %) multiply the transmission. They are the same at every visit, and the picture still looks
+      right.
+    - By default (`pixel_size` "auto") an image that would cover less than 24 µm is enlarged to
+      that: at 4 nm a pixel this is about three tiles of 2048 px, so the pattern repeats after six.
+      Give the true pixel size to have it true to scale.
 
     Parameters
     ----------
     image : array_like, shape (height, width) or (height, width, 3 or 4)
         Any real dtype; bright is empty. Colour (RGB or RGBA) is turned to grey.
     pixel_size : float or "auto"
-        Size of an image pixel at the specimen, in nm; "auto" is the larger of 4 nm and what makes the
-        shorter side of the image 24 µm.
+        Size of an image pixel at the specimen, in nm; "auto" is the larger of 4 nm and what makes
+        the shorter side of the image 24 µm.
     seed : int
         Of the stain and the grain.
     stain, grain : float
@@ -62,7 +63,7 @@ class ImageSpecimen(PyramidSpecimen):
         *,
         seed: int = 0,
         stain: float = 0.03,
-        grain: float = 0.04,
+        grain: float = 0.06,
         **pyramid: int,
     ) -> None:
         super().__init__(**pyramid)

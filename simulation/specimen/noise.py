@@ -21,7 +21,7 @@ INT8_SIGMA = 28.0
 
 @cache
 def _tiles() -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Two periodic tiles of noise of unit variance × 28, blurred by 0.6 px, repeated along columns."""
+    """Two periodic tiles of blurred noise, standard deviation 28, repeated along columns."""
     return _tile(PERIODS[0], 1), _tile(PERIODS[1], 2)
 
 
@@ -41,9 +41,9 @@ class NoiseField:
     seed : int or sequence of int
         Of the field.
     amplitudes : mapping of int to float
-        Standard deviation of each octave, by its lattice spacing in nm (a power of two). Finer than the
-        finest, the field is smooth (a quadratic B-spline); at coarse levels the finer octaves are
-        left out, as a mean over a pixel would.
+        Standard deviation of each octave, by its lattice spacing in nm (a power of two). Finer
+        than the finest, the field is smooth (a quadratic B-spline); at coarse levels the finer
+        octaves are left out, as a mean over a pixel would.
     """
 
     def __init__(self, seed: int | tuple[int, ...], amplitudes: Mapping[int, float]) -> None:
@@ -130,7 +130,9 @@ def _double(coarse, odd_row, odd_column, fine):
 
 
 @njit(nogil=True, cache=True)
-def _double_and_add(coarse, odd_row, odd_column, a, b, ra, ca, rb, cb, amplitude, fine):
+def _double_and_add(  # noqa: PLR0917 (a kernel)
+    coarse, odd_row, odd_column, a, b, ra, ca, rb, cb, amplitude, fine
+):
     """Upsample as `_double`, and add two noise tiles from given first rows and columns."""
     line = np.empty(coarse.shape[1], np.float32)
     both = np.empty(2 * coarse.shape[1], np.float32)

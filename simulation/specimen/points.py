@@ -13,8 +13,9 @@ from simulation.specimen.base import NM_PER_UM, OPAQUE_TO_EMPTY, PyramidSpecimen
 class PointGrid(PyramidSpecimen):
     """Dark dots on an empty film, at whole multiples of the pitch in x and in y.
 
-    The dot at (0, 0) is twice as wide. Two bars make its surroundings unlike any mirror image or rotation
-    of themselves: a long one from (0, 0) along +x to the next dot, and a short one along +y to half way.
+    The dot at (0, 0) is twice as wide. Two bars make its surroundings unlike any mirror image or
+    rotation of themselves: a long one from (0, 0) along +x to the next dot, and a short one along
+    +y to half way.
 
     Parameters
     ----------

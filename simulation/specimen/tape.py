@@ -1,4 +1,4 @@
-"""A tape of apertures with a section in each, as GridTape carries serial sections through a microscope.
+"""A tape of apertures with a section in each, as GridTape carries serial sections.
 
 Sections sit off centre and turned, as they do on a real tape, but by known amounts.
 """
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.specimen.base import NM_PER_UM, OPAQUE_TO_EMPTY, PyramidSpecimen, Specimen
+from simulation.specimen.base import NM_PER_UM, PyramidSpecimen, Specimen
 from simulation.specimen.neuropil import NeuropilSection
 
 APERTURE_UM = (2000.0, 1500.0)
@@ -67,8 +67,8 @@ class Tape:
     apertures : int
         How many there are.
     section_factory : callable, optional
-        Makes the section for a seed. It must be empty film (transmission about 0.95) beyond its edge;
-        by default a `NeuropilSection` of 1200 × 900 µm.
+        Makes the section for a seed. It must be empty film (transmission about 0.95) beyond its
+        edge; by default a `NeuropilSection` of 1200 × 900 µm.
     pitch : float
         Distance of the apertures along the tape, in µm.
     aperture_um : tuple of float
@@ -239,7 +239,8 @@ class ApertureSpecimen(PyramidSpecimen):
             level,
         )
         first_x, first_y = self.placement.to_section(x[0], y[0])
-        # Columns of the chunk step by (c, −s) on the section, rows by (−s, −c); rows grow downwards.
+        # Columns of the chunk step by (c, −s) on the section, rows by (−s, −c); rows grow
+        # downwards.
         inverse = np.array(
             [[c, -s, (first_x - native.x) / pixel], [s, c, (native.y - first_y) / pixel]]
         )
@@ -254,7 +255,7 @@ class ApertureSpecimen(PyramidSpecimen):
     def _opening(
         self, x: NDArray[np.float64], y: NDArray[np.float64], pixel: float
     ) -> NDArray[np.float64]:
-        """Share of each pixel that the opening leaves free, from the distance to a round rectangle."""
+        """Share of each pixel that the opening, a rectangle with round corners, leaves free."""
         half_x, half_y = self.aperture_um[0] / 2, self.aperture_um[1] / 2
         corner = min(CORNER_UM, half_x, half_y)
         out_x, out_y = np.abs(x) - (half_x - corner), np.abs(y) - (half_y - corner)

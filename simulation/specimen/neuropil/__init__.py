@@ -1,6 +1,7 @@
 """A procedural ultrathin section of neuropil.
 
-`cells` says what lies where, `shading` draws it, `features` are the blemishes; `section` joins them.
+`cells` says what lies where, `shading` draws it, `features` are the blemishes; `section` joins
+them.
 """
 
 from simulation.specimen.neuropil.features import Feature

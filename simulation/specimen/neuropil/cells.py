@@ -1,8 +1,11 @@
 """Where the cell profiles of a section lie and what is in each: the geometry, at any level.
 
-Profiles are the regions of an additively weighted Voronoi diagram (Apollonius diagram) of sites with
-elliptical metrics, on four jittered lattices from thin axons to cell bodies.
+Profiles are the regions of an additively weighted Voronoi diagram (Apollonius diagram) of sites
+with elliptical metrics, on four jittered lattices from thin axons to cell bodies.
 """
+
+# Numba kernels take many numbers and go through many cases in one place, for speed.
+# ruff: noqa: PLR0912, PLR0915, PLR0917
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from simulation.specimen.neuropil.hashing import place_hash, uniform
 
 SPACING = np.array([370.0, 1450.0, 4900.0, 34000.0])
-"""Lattice spacings in nm: thin processes, dendrites and boutons, trunks and fat axons, cell bodies."""
+"""Of the lattices, in nm: thin processes, dendrites and boutons, fat processes, cell bodies."""
 REACH = np.array([3, 2, 1, 1])
 """How many lattice cells away a site can still matter."""
 SEA = 0

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 EMPTY_FILM = 0.0513
 """Darkness of the bare film: transmission 0.95."""
+EDGE_UM = 4.0
+"""Bound of how far the edge of a section wanders."""
 RESIN = 0.10
 BARE = 0.03
 DEBRIS = 3.2
 DESIGN_SIZE_UM = 600.0
-"""Side of a section at which the features have their full size; smaller sections have smaller ones."""
+"""Side of a section that has features of full size; those of a smaller one are smaller."""
 
 Floats = NDArray[np.float32]
 
@@ -29,8 +31,8 @@ class Feature:
     Parameters
     ----------
     kind : str
-        "resin" (an area without tissue), "fold" (a dark band, the section doubled or tripled), "crack"
-        (bright) or "debris" (a black speck).
+        "resin" (an area without tissue), "fold" (a dark band, the section doubled or tripled),
+        "crack" (bright) or "debris" (a black speck).
     x, y : float
         Its middle, in µm.
     length, width : float
@@ -165,12 +167,12 @@ def draw(features: tuple[Feature, ...], size_um: tuple[float, float], patch: Pat
     patch : Patch
         Changed in place.
     """
-    for kind in _DRAW:  # the tissue first, what lies on it last
+    for kind, draw_one in _DRAW.items():  # the tissue first, what lies on it last
         for feature in features:
             if feature.kind == kind and patch.meets(*feature.box):
-                _DRAW[kind](feature, patch)
+                draw_one(feature, patch)
     half_x, half_y = size_um[0] / 2, size_um[1] / 2
-    if not (abs(patch.x).max() < half_x - 4 and abs(patch.y).max() < half_y - 4):
+    if not (abs(patch.x).max() < half_x - EDGE_UM and abs(patch.y).max() < half_y - EDGE_UM):
         inside = np.minimum(half_x - abs(patch.x), half_y - abs(patch.y))
         patch.replace(-(inside + 0.6 * patch.rough), EMPTY_FILM)
 

@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from simulation.specimen.base import NM_PER_UM, PyramidSpecimen
+from simulation.specimen.base import NM_PER_UM, OPAQUE_TO_EMPTY, PyramidSpecimen
 from simulation.specimen.neuropil.cells import SPACING, Cells, build_cells
-from simulation.specimen.neuropil.features import Feature, Patch, draw, place_features
+from simulation.specimen.neuropil.features import (
+    EDGE_UM,
+    EMPTY_FILM,
+    Feature,
+    Patch,
+    draw,
+    place_features,
+)
 from simulation.specimen.neuropil.shading import (
     BLOCK,
     COARSEST_STAMPED,
@@ -39,10 +46,10 @@ class NeuropilSection(PyramidSpecimen):
     """An ultrathin section of brain tissue, about its middle at (0, 0), on an empty film.
 
     Closed profiles of 0.1 to 10 µm with membranes cut at all angles, synapses with vesicles and
-    densities, mitochondria, myelin, reticulum, microtubules, cell bodies and capillaries; grain and stain from 1 nm to
-    the whole section, knife marks and chatter; and blemishes in known places (`features`). Every level
-    of the pyramid is drawn from the same geometry. Where cells are smaller than three pixels, their mean
-    and its scatter stand for them.
+    densities, mitochondria, myelin, reticulum, microtubules, cell bodies and capillaries; grain
+    and stain from 1 nm to the whole section, knife marks and chatter; and blemishes in known
+    places (`features`). Every level of the pyramid is drawn from the same geometry. Where cells
+    are smaller than three pixels, their mean and its scatter stand for them.
 
     Parameters
     ----------
@@ -108,6 +115,9 @@ class NeuropilSection(PyramidSpecimen):
     ) -> NDArray[np.uint8]:
         """See `PyramidSpecimen.render`. First pixels and sizes are multiples of 16."""
         where = (level, row, column, height, width)
+        if self._is_bare(level, row, column, height, width):
+            bare = np.round(OPAQUE_TO_EMPTY * np.exp(-EMPTY_FILM))
+            return np.full((height, width), bare, np.uint8)
         thickness = np.empty((height, width), np.float32)
         vary_thickness(
             level,
@@ -133,6 +143,15 @@ class NeuropilSection(PyramidSpecimen):
         develop(patch.darkness, patch.thickness, result)
         return result
 
+    def _is_bare(self, level: int, row: int, column: int, height: int, width: int) -> bool:
+        """Say whether a rectangle lies wholly on the film beside the section."""
+        half_x, half_y = (side / 2 + EDGE_UM for side in self.size_um)
+        um = level / NM_PER_UM
+        return (
+            max(column * um, -(column + width) * um) > half_x
+            or max(row * um, -(row + height) * um) > half_y
+        )
+
     def _tissue(
         self, level: int, row: int, column: int, height: int, width: int
     ) -> NDArray[np.float32]:
@@ -141,7 +160,7 @@ class NeuropilSection(PyramidSpecimen):
         row, column, height, width = row - pad, column - pad, height + 2 * pad, width + 2 * pad
         where = (level, row, column, height, width)
         finest = int(np.sum(RESOLVED_PIXELS * level > SPACING))
-        cells = self._cells(*where, finest)
+        cells = self._cells(where, finest)
         shape = (height, width)
         outputs = (
             np.empty(shape, np.float32),
@@ -165,9 +184,9 @@ class NeuropilSection(PyramidSpecimen):
             stamp(level, row, column, self.seed, tuple(cells), outputs)
         return outputs[0][pad : height - pad, pad : width - pad]
 
-    def _cells(
-        self, level: int, row: int, column: int, height: int, width: int, finest: int
-    ) -> Cells:
+    def _cells(self, where: tuple[int, int, int, int, int], finest: int) -> Cells:
+        """Draw the cells that reach into a rectangle: (level, row, column, height, width)."""
+        level, row, column, height, width = where
         return Cells(
             *build_cells(
                 self.seed,

@@ -1,10 +1,13 @@
 """The kernels that turn cells into darkness, pixel by pixel: membranes, organelles, vesicles.
 
-Darkness is absorbance for a section of nominal thickness: transmission is exp(−darkness · thickness).
+Darkness is absorbance for a section of nominal thickness: transmission is exp(−darkness ·
+thickness).
 """
 
-# Array views and array arguments cost more than the arithmetic here: inner functions take and return
-# numbers, and index whole arrays directly. Float32 throughout, for speed.
+# Array views and array arguments cost more than the arithmetic here: inner functions take and
+# return numbers (many: PLR0917), and index whole arrays directly. Float32 throughout, for speed.
+
+# ruff: noqa: PLR0912, PLR0915, PLR0917
 
 from __future__ import annotations
 
@@ -105,8 +108,8 @@ def shade(level, row0, column0, finest, cells, warp, texture, wrinkle, profiles,
     level : int
         Pixel size, in nm.
     row0, column0 : int
-        First pixel on the grid of the level; multiples of `BLOCK`, so that the blocks, and with them
-        the last bit of every pixel, are the same for every rectangle.
+        First pixel on the grid of the level; multiples of `BLOCK`, so that the blocks, and with
+        them the last bit of every pixel, are the same for every rectangle.
     finest : int
         First lattice of cells to draw.
     cells : tuple
@@ -118,8 +121,8 @@ def shade(level, row0, column0, finest, cells, warp, texture, wrinkle, profiles,
     profiles : ndarray of float32
         See `membrane_profiles`.
     outputs : tuple of ndarray, shape (H, W)
-        Written: darkness (float32); owner (int32), the cell; room (float32), distance to the nearest
-        membrane or organelle in nm; crowd (float32), density of vesicles from 0 to 1.
+        Written: darkness (float32); owner (int32), the cell; room (float32), distance to the
+        nearest membrane or organelle in nm; crowd (float32), density of vesicles from 0 to 1.
     """
     size = BLOCK * BLOCK
     u, v = np.empty(size, np.float32), np.empty(size, np.float32)
@@ -147,7 +150,8 @@ def shade(level, row0, column0, finest, cells, warp, texture, wrinkle, profiles,
             n_mitos = _find_mitos(cells, near, n, x, y, radius, mito_list)
             _two_nearest(cells, near, n, x0, y0, finest > 0, block)
             _shade_block(
-                nm, cells, profiles, x0, y0, block, mito_list, n_mitos, top, left, texture, wrinkle, outputs
+                nm, cells, profiles, x0, y0, block, mito_list, n_mitos, top, left, texture,
+                wrinkle, outputs
             )  # fmt: skip
 
 
@@ -155,8 +159,8 @@ def shade(level, row0, column0, finest, cells, warp, texture, wrinkle, profiles,
 def _find_near(cells, finest, x, y, radius, near, lows):
     """List the cells that are first or second nearest anywhere within `radius` of a place.
 
-    The distance to a cell changes by at most `STEEPEST` · radius within the circle, so a cell that is
-    farther than that beyond the second nearest can be left out without any change to a pixel.
+    The distance to a cell changes by at most `STEEPEST` · radius within the circle, so a cell that
+    is farther than that beyond the second nearest can be left out without any change to a pixel.
     """
     lattices, centres, parameters, kinds = cells[0], cells[1], cells[2], cells[3]
     best, second = 1e9, 1e9
@@ -254,7 +258,8 @@ def _shade_block(
         bend, grain = wrinkle[i, j], texture[i, j]
         ax, ay = us[m] - F(centres[a, 0] - x0), vs[m] - F(centres[a, 1] - y0)
         bx, by = us[m] - F(centres[b, 0] - x0), vs[m] - F(centres[b, 1] - y0)
-        # f2 − f1 over the length of its gradient is the distance to the boundary. The sea has no slope.
+        # f2 − f1 over the length of its gradient is the distance to the boundary. The sea has no
+        # slope.
         wa = F(0) if a == SEA else F(1) / max(f1 + cell[a, RADIUS], F(1))
         wb = F(0) if b == SEA else F(1) / max(f2 + cell[b, RADIUS], F(1))
         gx = wb * (cell[b, METRIC_XX] * bx + cell[b, METRIC_XY] * by)
@@ -289,7 +294,8 @@ def _shade_block(
                 s = max(s, F(18) - inside)
                 if s < F(30) + nm:
                     dark = _mitochondrion(
-                        nm, s, along, across, mitos[q, MITO_PERIOD], mitos[q, MITO_CRISTAE], bend, grain, dark
+                        nm, s, along, across, mitos[q, MITO_PERIOD], mitos[q, MITO_CRISTAE], bend,
+                        grain, dark
                     )  # fmt: skip
                     inside = min(inside, s - F(8))
 
@@ -373,7 +379,7 @@ def _vessel(nm, blood, inside, bend, grain, dark):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _mitochondrion(nm, s, along, across, period, cristae, bend, grain, dark):
-    """Draw a mitochondrion over what is there; `s` is the distance from its outline, < 0 inside."""
+    """Draw a mitochondrion over what is there; `s` is how far its outline is, negative inside."""
     matrix = F(0.66) + F(0.9) * grain
     if nm <= F(CRISTAE_LIMIT):
         phase = along / period + F(0.7) * bend + across * F(0.004)
@@ -412,7 +418,7 @@ def _soma(nm, nucleus, distance, inside, bend, grain, dark):
 
 @njit(nogil=True, cache=True)
 def stamp(level, row0, column0, seed, cells, outputs):
-    """Draw what is round and small: vesicles, microtubules and granules, each on a jittered lattice.
+    """Draw what is round and small: vesicles, microtubules and granules, on jittered lattices.
 
     Parameters
     ----------
@@ -490,7 +496,8 @@ def vary_thickness(level, row0, column0, knife, step, cut, chatter, stain, thick
     level, row0, column0 : int
         See `shade`.
     knife : ndarray of float32, shape (N,)
-        Depth of the knife marks along a line across the direction of the cut, endless by repetition.
+        Depth of the knife marks along a line across the direction of the cut, endless by
+        repetition.
     step : float
         Distance of its samples, in nm.
     cut : tuple of float
