@@ -19,8 +19,9 @@ from caproto import (
     ChannelType,
     SkipWrite,
 )
+from caproto._data import CannotExceedLimits
 from caproto.server import PVSpec
-from caproto.server.server import PvpropertyEnum
+from caproto.server.server import PvpropertyDouble, PvpropertyEnum, PvpropertyInteger
 
 from ioc.drivers.protocol import Setting, Value
 
@@ -44,6 +45,28 @@ class Alarm(ChannelAlarm):
         """Write all but the alarm of a refused write."""
         if status != AlarmStatus.WRITE:
             await super().write(status=status, **kwargs)
+
+
+class _Limited:
+    """A number that names itself and its units when it refuses a value, as caproto's does not."""
+
+    async def verify_value(self, value: Any) -> Any:
+        low, high = self.lower_ctrl_limit, self.upper_ctrl_limit
+        if low != high and not low <= value <= high:
+            units = f" {self.units}" if self.units else ""
+            raise CannotExceedLimits(
+                f"{self.pvname} is {value:g}{units}; "
+                f"it must lie between {low:g} and {high:g}{units}"
+            )
+        return await super().verify_value(value)
+
+
+class Real(_Limited, PvpropertyDouble):
+    """A double that clients may write."""
+
+
+class Whole(_Limited, PvpropertyInteger):
+    """A long that clients may write."""
 
 
 class Choice(PvpropertyEnum):
@@ -210,6 +233,8 @@ class Group:
         else:
             if not isinstance(value, int | float):
                 kind = type(value[0])
+            elif not read_only:
+                dtype = dtype or {float: Real, int: Whole}[kind]
             extra = {
                 "units": units,
                 "lower_ctrl_limit": limits[0],

@@ -13,10 +13,9 @@ from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus, ChannelData, SkipWrite
 from caproto._data import CannotExceedLimits
-from caproto.server.server import PvpropertyDouble
 
 from ioc.drivers.protocol import Axis, DriverError, StageDriver, StageReading
-from ioc.records import Group, clear_alarm, raise_alarm, show
+from ioc.records import Group, Real, clear_alarm, raise_alarm, show
 from ioc.worker import Worker
 
 MOVING_PERIOD = 1 / 80  # s; 50 Hz are asked for in motion, and a busy machine is late at times
@@ -26,18 +25,15 @@ STALL_TIME = 3.0  # s without a change of position until an axis in motion count
 logger = logging.getLogger(__name__)
 
 
-class _Target(PvpropertyDouble):
+class _Target(Real):
     """The VAL field, which tells of a target beyond the soft limits also by LVIO."""
 
     async def verify_value(self, value: Any) -> Any:
         try:
             return await super().verify_value(value)
-        except CannotExceedLimits as error:
+        except CannotExceedLimits:
             await show(self.field_inst.limit_violation, 1)
-            raise CannotExceedLimits(
-                f"{self.pvname} is {value:g} {self.units}; it must lie between "
-                f"{self.lower_ctrl_limit:g} and {self.upper_ctrl_limit:g} {self.units}"
-            ) from error
+            raise
 
 
 class Motor:

@@ -1,6 +1,6 @@
 """The driver of the virtual microscope: everything can be developed and shown without a real one.
 
-It turns the calls of the IOC into those of `simulation.VirtualMicroscope`, and its errors into ours.
+It turns the IOC's calls into those of `simulation.VirtualMicroscope`, and its errors into ours.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from simulation import (
     VirtualStage,
 )
 from simulation import LostFrameError as SimulatedLossError
-from simulation.specimen import ImageSpecimen, NeuropilSection, PointGrid
+from simulation.specimen import ImageSpecimen, NeuropilSection, PointGrid, Tape
 from simulation.specimen.files import load_micrograph
 
 UNITS = {"x": ("um", 3), "y": ("um", 3), "z": ("um", 3), "tilt": ("deg", 3)}
@@ -245,8 +245,6 @@ class _Apertures:
     """A tape as the microscope takes it."""
 
     def __init__(self, seed: int, apertures: int) -> None:
-        from simulation.specimen.tape import Tape
-
         self._tape = Tape(apertures, seed=seed)
         self.n_apertures = len(self._tape)
         self.specimen = self._tape.specimen
