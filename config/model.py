@@ -89,18 +89,34 @@ class Processing(Section):
     max_offset: Annotated[int, Field(ge=8, le=4096)] = Field(
         description="how far a neighbour may lie from its nominal place, in px"
     )
-    min_match_quality: Fraction = Field(description="below it, a match is not used")
     timeout: Seconds = Field(description="to finish processing after the last tile, in s")
 
 
 class Quality(Section):
-    """When a tile fails; relative limits are fractions of the running median."""
+    """From where on a tile fails; as `callbacks.quality.Thresholds` names and explains them.
 
-    min_mean_fraction: Fraction = Field(description="of the median brightness")
-    max_mean_fraction: Annotated[float, Field(gt=1)]
-    min_focus_fraction: Fraction = Field(description="of the median focus score")
-    max_saturated: Fraction = Field(description="share of saturated pixels")
-    min_contrast: Annotated[float, Field(ge=0)] = Field(description="std over mean")
+    What is relative is a fraction of the median of the tiles that passed before.
+    """
+
+    least_mean: Annotated[float, Field(ge=0)] = Field(description="in counts")
+    least_mean_relative: Fraction
+    most_saturated: Fraction = Field(description="share of pixels")
+    most_dark: Fraction = Field(description="share of pixels")
+    least_focus: Fraction = Field(description="focus score")
+    least_focus_relative: Fraction
+    most_astigmatism: Fraction
+
+
+class References(Section):
+    """How bright and dark frames are taken."""
+
+    frames: Annotated[int, Field(ge=1, le=1000)]
+    place: tuple[float, float] | None = Field(
+        description="stage [x, y] in µm with nothing of the specimen in view; null if there is none"
+    )
+    pitch: Annotated[float, Field(ge=0, le=1000)] = Field(
+        description="in µm; without a clear place the stage moves by it, to average specimen out"
+    )
 
 
 class Montage(Section):
@@ -138,6 +154,7 @@ class Config(Section):
     data: Data
     processing: Processing
     quality: Quality
+    references: References
     montage: Montage
     log: Log
 

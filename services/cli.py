@@ -16,7 +16,7 @@ app = typer.Typer(
     name="temline",
     help="Runs an automated transmission electron microscope, real or virtual.",
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     add_completion=False,
 )
@@ -199,10 +199,9 @@ def main() -> None:
 def _is_plain(error: Exception) -> bool:
     """Tell whether an error's message says all that its user needs."""
     from config import ConfigError
-    from services.launcher import LaunchError
-    from services.runtime import AlreadyRunningError, PortInUseError
+    from services.errors import PlainError
 
-    return isinstance(error, ConfigError | LaunchError | AlreadyRunningError | PortInUseError)
+    return isinstance(error, ConfigError | PlainError)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ It is also the first check of an installation: it ends with an error if any part
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -19,21 +20,24 @@ from rich.table import Table
 
 from config import Config, load
 from services.environment import set_environment
+from services.errors import PlainError
 from services.interrupts import Interrupts
 from services.launcher import Launcher
+from services.logs import set_up_logging
 from services.processes import services_of, tiled_access
 from services.runtime import Instance, free_ports
 
 if TYPE_CHECKING:
     from services.report import Figures
 
+log = logging.getLogger(__name__)
+
 OVERLAP_PX = 150.0  # neighbours of small tiles must still share enough to be matched
 SHORT_OF_GRID = 0.3  # the region is that part of a pitch smaller than its grid
 CUT = 2.03  # a cut is a little over twice as long as what a tile in the corner covers
-REFERENCE_FRAMES = 16
 
 
-class DemoError(RuntimeError):
+class DemoError(PlainError):
     """The demo could not do its work; the message says why and what to look at."""
 
 
@@ -66,9 +70,7 @@ def octagon(rows: int, columns: int, pitch: float, side: float) -> list[tuple[fl
     list of (float, float)
         (row, column) in px about the middle, in order.
     """
-    bottom, right = (
-        (side + (count - 1 - SHORT_OF_GRID) * pitch) / 2 for count in (rows, columns)
-    )
+    bottom, right = ((side + (count - 1 - SHORT_OF_GRID) * pitch) / 2 for count in (rows, columns))
     # The inner corner of a tile in the grid's corner lies just beyond a cut of this length.
     leg = CUT * (side - SHORT_OF_GRID * pitch / 2)
     shortest_edge = 2 * min(bottom, right)
@@ -109,6 +111,7 @@ def run_demo(options: DemoOptions) -> None:
         config = _demo_config(options, overrides)
         stack.enter_context(Instance(config.folder, "temline demo", overrides))
         set_environment(config)
+        set_up_logging(config.log.folder, "demo", config.log.level, console)
         launcher = stack.enter_context(Launcher(config.log.folder, before_stop=interrupts.shield))
         demo = _Demo(options, config, console, interrupts, launcher)
         figures = demo.acquire(stack)
@@ -127,14 +130,16 @@ def _demo_config(options: DemoOptions, overrides: dict[str, Any]) -> Config:
     truth = truth_log(load().config)
     truth.parent.mkdir(parents=True, exist_ok=True)
     truth.unlink(missing_ok=True)
-    simulated = {
+    simulated: dict[str, Any] = {
         "seed": options.seed,
         "specimen": "neuropil" if specimen is None else str(specimen.absolute()),
         "sensor": [options.tile_size, options.tile_size],
         "truth_log": str(truth.absolute()),
     }
+    # A user's image has no clear place: it is mirrored beyond its edges.
+    references = {} if specimen is None else {"references": {"place": None}}
     return load(
-        overrides=overrides | {"ioc": {"driver": "simulated", "options": simulated}},
+        overrides=overrides | references | {"ioc": {"driver": "simulated", "options": simulated}},
         overrides_from="temline demo",
     ).config
 
@@ -174,10 +179,9 @@ class _Demo:
     def acquire(self, stack: ExitStack) -> Figures:
         """Start everything, take the montage, and wait until it is processed."""
         config = self._config
-        with self._step("Starting the microscope's IOC and Tiled"):
+        with self._step("Starting the microscope's IOC, Tiled and the RunEngine"):
             self._launcher.start(*services_of(config))
-        with self._step("Connecting RunEngine, devices and processing"):
-            # They read the EPICS environment when they are imported.
+            # Meanwhile; what they import reads the EPICS environment.
             from callbacks.live import MontageProgress
             from services.engine import (
                 add_baseline,
@@ -189,6 +193,8 @@ class _Demo:
             from services.report import Recorder, montage_figures, read_truth
 
             self._RE = make_run_engine(config, context_managers=[], call_returns_result=True)
+            self._launcher.wait()
+        with self._step("Connecting devices and processing"):
             devices = make_devices(config)
             if problems := connect_devices(devices, config.ioc.start_timeout):
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in problems.items())
@@ -215,16 +221,16 @@ class _Demo:
         return montage_figures(raw, processed, read_truth(truth_log(config)), seconds)
 
     def _acquire_with(self, devices: dict[str, Any], pipeline: Any) -> None:
-        from plans import autofocus, brightfield, darkfield, montage
+        from plans import autofocus, montage
+        from services.engine import take_references
 
         camera, stage, scope = devices["camera"], devices["stage"], devices["scope"]
         settings = self._config.montage
-        with self._step("Dark field"):
-            dark = self._run(darkfield(camera, scope, n_frames=REFERENCE_FRAMES))
-        with self._step("Bright field"):
-            bright = self._run(brightfield(camera, stage, scope, n_frames=REFERENCE_FRAMES))
+        exposure = settings.exposure
         with self._step("Autofocus"):
-            self._run(autofocus(camera, scope))
+            self._run(autofocus(camera, scope, exposure=exposure))
+        with self._step("Bright and dark field"):
+            references = self._run(take_references(camera, stage, scope, self._config))
         self._run(
             montage(
                 camera,
@@ -236,7 +242,7 @@ class _Demo:
                 settle=settings.settle,
                 exposure=settings.exposure,
                 retakes=settings.retakes,
-                references={"bright": bright, "dark": dark},
+                references=references,
                 gate=pipeline.quality,
                 sample="virtual section",
             )
@@ -261,6 +267,12 @@ class _Demo:
                 result = self._RE(plan)
         except RunEngineInterrupted:
             raise KeyboardInterrupt from None
+        except Exception as error:
+            log.exception("a plan failed")
+            raise DemoError(
+                f"the acquisition failed: {error}\n"
+                f"See demo.log and ioc.log in {self._config.log.folder}/"
+            ) from error
         finally:
             over.set()
         self._interrupts.check()

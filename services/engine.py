@@ -15,7 +15,9 @@ from importlib.metadata import version
 from typing import Any
 
 from bluesky import RunEngine
+from bluesky import plan_stubs as bps
 from bluesky.preprocessors import SupplementalData
+from bluesky.utils import MsgGenerator
 
 from callbacks.quality import Quality, Thresholds
 from callbacks.references import ReferenceProcessor
@@ -23,6 +25,8 @@ from callbacks.tile_jobs import ProcessorSettings
 from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
 from config import Config
+from plans import brightfield, darkfield
+from services.errors import PlainError
 from services.processes import tiled_access
 
 log = logging.getLogger(__name__)
@@ -30,7 +34,7 @@ log = logging.getLogger(__name__)
 Consumer = Callable[[str, dict[str, Any]], Any]
 
 
-class DeviceError(RuntimeError):
+class DeviceError(PlainError):
     """A device of the configuration that cannot be made or reached; the message says why."""
 
 
@@ -193,6 +197,28 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def take_references(camera: Any, stage: Any, scope: Any, config: Config) -> MsgGenerator:
+    """Take the bright and dark frames for a montage, as the configuration says: a plan.
+
+    Returns
+    -------
+    dict
+        Uids of the runs, for the argument `references` of a montage.
+    """
+    settings, exposure = config.references, config.montage.exposure
+    frames: dict[str, Any] = {"frames": settings.frames, "exposure": exposure}
+    dark = yield from darkfield(camera, scope, **frames)
+    if settings.place is None:
+        bright = yield from brightfield(camera, stage, scope, pitch=settings.pitch, **frames)
+        return {"bright": bright, "dark": dark}
+    x, y = settings.place
+    back = stage.x, stage.x.position, stage.y, stage.y.position
+    yield from bps.mv(stage.x, x, stage.y, y)
+    bright = yield from brightfield(camera, stage, scope, **frames)
+    yield from bps.mv(*back)
+    return {"bright": bright, "dark": dark}
 
 
 @dataclass

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from services.errors import PlainError
+
 log = logging.getLogger(__name__)
 
 POLL = 0.1
@@ -27,7 +29,7 @@ TAIL_LINES = 15
 STOP_SIGNALS = ((signal.SIGINT, 6.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 
 
-class LaunchError(RuntimeError):
+class LaunchError(PlainError):
     """A process that did not come up; the message shows the end of its log."""
 
 
@@ -67,6 +69,7 @@ class _Running:
         self.log_file = log_file
         self.restarts: deque[float] = deque()
         self.given_up = False
+        self.begun = time.monotonic()
         self.process = self._spawn("w")
 
     def spawn_again(self) -> None:
@@ -162,27 +165,29 @@ class Launcher:
         return {name: one.process.pid for name, one in self._running.items() if one.alive}
 
     def start(self, *services: Service) -> None:
-        """Start processes side by side and wait until all of them are ready.
-
-        Raises
-        ------
-        LaunchError
-            If one ends, or is not ready in its time. The others keep running until `stop`.
-        """
+        """Start processes side by side; `wait` for them before their work is needed."""
         self.log_folder.mkdir(parents=True, exist_ok=True)
         for service in services:
             log_file = self.log_folder / f"{service.name}.log"
             if log_file.exists():
                 log_file.replace(f"{log_file}.1")
             self._running[service.name] = _Running(service, log_file)
-        begun = time.monotonic()
-        for service in services:
-            self._await(self._running[service.name], begun)
+
+    def wait(self) -> None:
+        """Wait until all processes are ready, and watch over them from then on.
+
+        Raises
+        ------
+        LaunchError
+            If one ends, or is not ready in its time. The others keep running until `stop`.
+        """
+        for one in self._running.values():
+            self._await(one)
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, name="launcher", daemon=True)
             self._watcher.start()
 
-    def _await(self, one: _Running, begun: float) -> None:
+    def _await(self, one: _Running) -> None:
         service = one.service
         while not _is_ready(service):
             if not one.alive:
@@ -190,7 +195,7 @@ class Launcher:
                     f"{service.name} ended with {_exit_words(one.process)} before it was ready.\n"
                     f"{tail(one.log_file)}"
                 )
-            if time.monotonic() - begun > service.start_timeout:
+            if time.monotonic() - one.begun > service.start_timeout:
                 raise LaunchError(
                     f"{service.name} was not ready after {service.start_timeout:g} s.\n"
                     f"{tail(one.log_file)}"

@@ -6,6 +6,7 @@ Settings go to a process in a JSON file, keys in its environment.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from config import Config
 from services.launcher import Service
@@ -61,7 +62,7 @@ def tiled_service(config: Config) -> Service:
     )
 
 
-def ioc_settings(config: Config) -> dict[str, object]:
+def ioc_settings(config: Config) -> dict[str, Any]:
     """Give the settings of our own IOC, as `ioc.server.IocSettings` names them."""
     return {
         "prefix": config.epics.prefix,

@@ -16,17 +16,18 @@ from types import TracebackType
 from typing import Any
 
 from config import Loaded, load
+from services.errors import PlainError
 
 SERVER_KEY_VARIABLE = "TILED_SINGLE_USER_API_KEY"
 CLIENT_KEY_VARIABLE = "TILED_API_KEY"
 OWNER_ONLY = 0o600
 
 
-class AlreadyRunningError(RuntimeError):
+class AlreadyRunningError(PlainError):
     """Another temline owns this folder."""
 
 
-class PortInUseError(RuntimeError):
+class PortInUseError(PlainError):
     """A port that a server of ours is to listen on is taken."""
 
 

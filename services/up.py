@@ -36,6 +36,7 @@ def run_up(loaded: Loaded) -> None:
             services = services_of(config)
             print(f"Starting {' and '.join(one.name for one in services) or 'nothing'} …")
             launcher.start(*services)
+            launcher.wait()
             uri, key = tiled_access(config)
             print(f"Process variables: {config.epics.prefix}* on port {config.epics.port}")
             print(f"Tiled:             {uri}/ui/?api_key={key}")

@@ -13,6 +13,7 @@ def main() -> None:
     service = Service("sleeper", "tests.services.sleeper", pid_file.exists, (str(pid_file), *ways))
     with Launcher(Path(folder) / "log") as launcher:
         launcher.start(service)
+        launcher.wait()
         (Path(folder) / "up").touch()
         threading.Event().wait(600)
 

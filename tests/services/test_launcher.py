@@ -36,6 +36,7 @@ def sleeper(tmp_path):
 def test_processes_start_side_by_side_with_a_log_each_and_stop_at_once(sleeper, tmp_path, alive):
     with Launcher(tmp_path / "log") as launcher:
         launcher.start(sleeper(name="one"), sleeper(name="two"))
+        launcher.wait()
         pids = launcher.pids
         assert set(pids) == {"one", "two"}
         assert all(alive(pid) for pid in pids.values())
@@ -54,6 +55,7 @@ def test_a_deaf_process_and_what_it_started_are_killed(sleeper, tmp_path, alive,
     )
     with Launcher(tmp_path / "log") as launcher:
         launcher.start(sleeper("deaf", "child"))
+        launcher.wait()
         pid = launcher.pids["sleeper"]
         child = int((tmp_path / "sleeper.pid.child").read_text())
         assert alive(child)
@@ -62,8 +64,10 @@ def test_a_deaf_process_and_what_it_started_are_killed(sleeper, tmp_path, alive,
 
 
 def test_a_process_that_ends_before_it_is_ready_is_an_error_with_its_log(sleeper, tmp_path):
-    with Launcher(tmp_path / "log") as launcher, pytest.raises(LaunchError) as caught:
+    with Launcher(tmp_path / "log") as launcher:
         launcher.start(sleeper("fail"))
+        with pytest.raises(LaunchError) as caught:
+            launcher.wait()
     message = str(caught.value)
     assert "sleeper ended with exit code 1 before it was ready" in message
     assert "the sleeper fails, as it was told" in message
@@ -79,8 +83,9 @@ def test_a_process_that_is_never_ready_is_an_error_and_is_stopped(sleeper, tmp_p
         start_timeout=1.0,
     )
     with Launcher(tmp_path / "log") as launcher:
+        launcher.start(never)
         with pytest.raises(LaunchError, match="was not ready after 1 s"):
-            launcher.start(never)
+            launcher.wait()
         pid = launcher.pids["sleeper"]
     assert not alive(pid)
 
@@ -90,6 +95,7 @@ def test_a_process_that_died_is_started_again_up_to_a_limit(
 ):
     with Launcher(tmp_path / "log", restarts=2, within=60) as launcher:
         launcher.start(sleeper())
+        launcher.wait()
         seen = {launcher.pids["sleeper"]}
         for _ in range(2):
             (tmp_path / "sleeper.pid").unlink()
@@ -108,6 +114,7 @@ def test_a_process_that_died_is_started_again_up_to_a_limit(
 def test_old_deaths_do_not_count(sleeper, tmp_path, eventually):
     with Launcher(tmp_path / "log", restarts=1, within=0.2) as launcher:
         launcher.start(sleeper())
+        launcher.wait()
         for _ in range(2):
             time.sleep(0.25)  # the time within which deaths count
             (tmp_path / "sleeper.pid").unlink()
@@ -119,6 +126,7 @@ def test_the_log_of_the_time_before_is_kept(sleeper, tmp_path):
     for name in ("first", "second"):
         with Launcher(tmp_path / "log") as launcher:
             launcher.start(sleeper(name))
+            launcher.wait()
         (tmp_path / "sleeper.pid").unlink()
     assert "second" in (tmp_path / "log" / "sleeper.log").read_text()
     assert "first" in (tmp_path / "log" / "sleeper.log.1").read_text()
@@ -127,6 +135,7 @@ def test_the_log_of_the_time_before_is_kept(sleeper, tmp_path):
 def test_keys_reach_a_process_by_its_environment_only(sleeper, tmp_path):
     with Launcher(tmp_path / "log") as launcher:
         launcher.start(sleeper(environment={"A_KEY": "hush"}))
+        launcher.wait()
         process = psutil.Process(launcher.pids["sleeper"])
         assert process.environ()["A_KEY"] == "hush"
         assert "hush" not in " ".join(process.cmdline())

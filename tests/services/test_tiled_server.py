@@ -41,6 +41,7 @@ def service(folder, settings):
 def launcher(folder, service):
     with Launcher(folder / "log") as launcher:
         launcher.start(service)
+        launcher.wait()
         yield launcher
 
 
@@ -103,6 +104,7 @@ def test_a_restarted_server_has_what_was_written(folder, settings, launcher, ser
     assert not answers(settings.uri)
     with Launcher(folder / "log") as again:
         again.start(service)
+        again.wait()
         from tiled.client import from_uri
 
         assert from_uri(settings.uri, api_key=KEY)["kept"].read().sum() == 3
