@@ -1,7 +1,7 @@
 """Blur a specimen's texture by lenses, motion and camera, and prepare it for spline sampling.
 
-All of it is one transfer function; its kernel is run as a few pairs of one-dimensional filters while
-it is compact, and by Fourier transforms when it is not.
+All of it is one transfer function; its kernel is run as a few pairs of one-dimensional filters
+while it is compact, and by Fourier transforms when it is not.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from simulation.resample import blur_by_pairs
 from simulation.optics import Optics, camera_transfer, motion_transfer
+from simulation.resample import blur_by_pairs
 
 SMALLEST_KERNEL = 32
 LARGEST_RADIUS = 512
@@ -44,6 +44,7 @@ def radius_of(optics: Optics, path: NDArray[np.floating], pixel_size: float, lev
 def kernel(
     optics: Optics,
     path: NDArray[np.floating],
+    *,
     pixel_size: float,
     mtf_nyquist: float,
     level: float,

@@ -149,8 +149,8 @@ class VirtualCamera:
         if self._faults.strikes("camera_timeout"):
             self._wait(end + self.settings.timeout, number)
             raise CameraTimeoutError(
-                f"exposure {number} of {exposure:g} s did not end within {self.settings.timeout:g} s "
-                "of its time; expose again"
+                f"exposure {number} of {exposure:g} s did not end within "
+                f"{self.settings.timeout:g} s of its time; expose again"
             )
         view = self._look(Exposure(number, start, end, binning, bits))
         with self._lock:

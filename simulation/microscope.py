@@ -14,7 +14,6 @@ from typing import Protocol, TypeGuard
 
 import numpy as np
 
-from processing.geometry import FrameGeometry
 from simulation.blur import blur_size
 from simulation.camera import Exposure, VirtualCamera
 from simulation.clock import SimulationClock
@@ -33,12 +32,14 @@ NEGLIGIBLE_MOTION = 0.01
 PREFETCH_MARGIN = 1.2
 
 
+DEFAULTS = MicroscopeSettings()
+
+
 class Tape(Protocol):
     """A substrate with apertures and a specimen in each."""
 
-    @property
-    def n_apertures(self) -> int:
-        """How many there are."""
+    def __len__(self) -> int:
+        """Say how many there are."""
 
     def specimen(self, index: int) -> Texture:
         """Give the specimen in an aperture, counted from 1."""
@@ -77,7 +78,7 @@ class VirtualMicroscope:
 
     def __init__(
         self,
-        settings: MicroscopeSettings = MicroscopeSettings(),
+        settings: MicroscopeSettings = DEFAULTS,
         specimen: Texture | Tape | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -101,13 +102,19 @@ class VirtualMicroscope:
             settings.stage,
             self.clock,
             self.faults,
-            stage_seed,
-            n_apertures=specimen.n_apertures if _is_tape(specimen) else 1,
+            seed=stage_seed,
+            n_apertures=len(specimen) if _is_tape(specimen) else 1,
             on_move=self._prefetch,
         )
         self.camera = VirtualCamera(
             settings.camera, self.clock, self.faults, self._renderer, self._look
         )
+
+    def close(self) -> None:
+        """Stop work in the background: the specimen's texture that is made ahead."""
+        close = getattr(self._specimen, "close", None)
+        if close is not None:
+            close()
 
     # -- truth ----------------------------------------------------------------------------------
 
@@ -183,7 +190,8 @@ class VirtualMicroscope:
             binning=exposure.binning,
             bits=exposure.bits,
         )
-        self._truth.add(self._truth_of(view, exposure, state, mean, shift, dropped))
+        truth = self._truth_of(view, exposure, state=state, mean=mean, shift=shift, dropped=dropped)
+        self._truth.add(truth)
         return view
 
     def _seen(self) -> Texture:
@@ -235,6 +243,7 @@ class VirtualMicroscope:
         self,
         view: View,
         exposure: Exposure,
+        *,
         state: ColumnState,
         mean: dict[str, float],
         shift: np.ndarray,
@@ -278,7 +287,7 @@ class VirtualMicroscope:
 
 
 def _is_tape(specimen: object) -> TypeGuard[Tape]:
-    return hasattr(specimen, "n_apertures")
+    return hasattr(specimen, "specimen")
 
 
 class _Flat:
@@ -316,6 +325,3 @@ class OpaqueTape(_Flat):
     """The tape between apertures: nothing passes."""
 
     transmission = 0.0
-
-
-__all__ = ["EmptyFilm", "FrameGeometry", "VirtualMicroscope"]

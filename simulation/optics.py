@@ -1,8 +1,8 @@
 """How the lenses and the camera's screen blur the image: transfer functions and their kernels.
 
 Sources: Williams and Carter, Transmission Electron Microscopy, 2nd ed. (2009), ch. 28; Reimer and
-Kohl, Transmission Electron Microscopy, 5th ed. (2008), ch. 6; Rohou and Grigorieff, J. Struct. Biol.
-192 (2015) 216 for the signs of the CTF; constants from CODATA 2018.
+Kohl, Transmission Electron Microscopy, 5th ed. (2008), ch. 6; Rohou and Grigorieff, J. Struct.
+Biol. 192 (2015) 216 for the signs of the CTF; constants from CODATA.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Optics:
         return contrast * spatial * temporal
 
     def _underfocus(self) -> NDArray[np.float64]:
-        """The (2, 2) matrix of underfocus by direction, in nm."""
+        """Give the (2, 2) matrix of underfocus by direction, in nm."""
         a, angle = self.astigmatism, radians(self.astigmatism_angle)
         c, s = a * cos(2 * angle), a * sin(2 * angle)
         return -NM_PER_UM * np.array([[self.defocus + c, s], [s, self.defocus - c]])

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import ceil, floor, log2, pi
 from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -208,7 +207,7 @@ class FrameRenderer:
         signal = np.zeros((height // view.binning, width // view.binning), np.float32)
         if view.beam is not None:
             texture, row_places, column_places = self._texture(view)
-            bright = self._illumination(view)
+            bright = self._illumination(view, view.beam)
             expose(texture, row_places, column_places, bright, view.binning, signal)
         return signal
 
@@ -237,9 +236,13 @@ class FrameRenderer:
             view.x + middle[0], view.y + middle[1], size[0], size[1], level
         )
         point = blur.kernel(
-            view.optics, view.path, view.geometry.pixel_size, self.settings.mtf_nyquist,
-            level, radius,
-        )  # fmt: skip
+            view.optics,
+            view.path,
+            pixel_size=view.geometry.pixel_size,
+            mtf_nyquist=self.settings.mtf_nyquist,
+            level=level,
+            radius=radius,
+        )
         if region.pixels.dtype == np.uint8:
             point = point / np.float32(255)
         texture = blur.apply(region.pixels, point)
@@ -286,10 +289,8 @@ class FrameRenderer:
 
     # -- light ----------------------------------------------------------------------------------
 
-    def _illumination(self, view: View) -> NDArray[np.float32]:
+    def _illumination(self, view: View, beam: Beam) -> NDArray[np.float32]:
         """Give the counts of each sensor pixel without a specimen; the last one is kept."""
-        beam = view.beam
-        assert beam is not None
         to_beam = beam.to_edge @ view.geometry.matrix
         middle = FrameGeometry.middle(self.settings.sensor)
         start = -to_beam @ middle - beam.to_edge @ beam.middle

@@ -34,7 +34,7 @@ def _place(c, d):
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def sample_row(texture, width, row_place, column_place, middle, line, scratch):
+def sample_row(texture, width, row_place, column_place, middle, line, scratch):  # noqa: PLR0917
     """Sample one row of the sensor from the texture by cubic B-splines.
 
     Parameters
@@ -75,7 +75,7 @@ def sample_row(texture, width, row_place, column_place, middle, line, scratch):
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def _along(texture, width, corner, n_rows, x, step_x, y, step_y, block, scratch):
+def _along(texture, width, corner, n_rows, x, step_x, y, step_y, block, scratch):  # noqa: PLR0917
     """Sample a block that runs nearly along the texture's rows: whole vectors are read."""
     for k in range(BLOCK):
         along = _F(x) + _F(step_x) * _F(k)
@@ -100,7 +100,7 @@ def _along(texture, width, corner, n_rows, x, step_x, y, step_y, block, scratch)
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def _across(texture, width, x, step_x, y, step_y, block):
+def _across(texture, width, x, step_x, y, step_y, block):  # noqa: PLR0917
     """Sample a block in any direction and at any scale: pixel by pixel."""
     for k in range(BLOCK):
         px = x + step_x * k
@@ -123,7 +123,7 @@ def _across(texture, width, x, step_x, y, step_y, block):
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def expose(texture, row_places, column_places, bright, binning, signal):
+def expose(texture, row_places, column_places, bright, binning, signal):  # noqa: PLR0917
     """Sum what the sensor's pixels see into the pixels of a frame.
 
     Parameters
@@ -198,7 +198,7 @@ def blur_by_pairs(texture, down, along, blurred):
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def digitise(signal, offset, dark, gain, read_noise, bank, starts, divisor, top, frame):
+def digitise(signal, offset, dark, gain, read_noise, bank, starts, divisor, top, frame):  # noqa: PLR0917
     """Add dark level and noise to expected counts and read them as whole numbers.
 
     Shot noise and read noise are one normal deviate with the variance of both: a Poisson
@@ -245,7 +245,7 @@ def digitise(signal, offset, dark, gain, read_noise, bank, starts, divisor, top,
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def illuminate(gain, to_beam, edge, falloff, peak, bright):
+def illuminate(gain, to_beam, edge, falloff, peak, bright):  # noqa: PLR0917
     """Work out the counts of each sensor pixel without a specimen: beam profile times sensitivity.
 
     Parameters

@@ -177,7 +177,7 @@ class ColumnSettings(Settings):
     magnifications: tuple[Magnification, ...] = MAGNIFICATIONS
     pixel_size_error: float = ranged(0.2, -5, 5, "%")
     rotation_error: float = ranged(0.1, -5, 5, "deg")
-    gun_current: float = ranged(60.0, 0.001, 10_000, "nA")
+    gun_current: float = ranged(47.0, 0.001, 10_000, "nA")
     spot_current_ratio: float = ranged(0.6, 0.1, 1)
     beam_spread: float = ranged(20.0, 0.5, 5000, "µm")
     beam_edge: float = ranged(0.03, 0.001, 0.3)
@@ -398,10 +398,10 @@ class StageSettings(Settings):
     tilt: AxisSettings = AxisSettings(
         -60.0, 60.0, 10.0, 20.0, 50.0, backlash=0.0, jitter=0.0, encoder_noise=0.001
     )
-    repeatable_error: float = ranged(0.35, 0, 100, "µm")
-    error_scales: tuple[float, float] = ranged((70.0, 400.0), 1, 1e5, "µm")
+    repeatable_error: float = ranged(0.6, 0, 100, "µm")
+    error_scales: tuple[float, float] = ranged((80.0, 120.0), 1, 1e5, "µm")
     screw_error: float = ranged(0.14, 0, 100, "µm")
-    screw_pitch: float = ranged(31.0, 0.1, 1e4, "µm")
+    screw_pitch: float = ranged(43.0, 0.1, 1e4, "µm")
     vibration: float = ranged(0.15, 0, 100, "µm")
     vibration_decay: float = ranged(0.025, 1e-4, 100, "s")
     vibration_frequency: float = ranged(45.0, 0.1, 1000, "Hz")

@@ -230,6 +230,7 @@ class VirtualStage:
         settings: StageSettings,
         clock: SimulationClock,
         faults: FaultSet,
+        *,
         seed: np.random.SeedSequence,
         n_apertures: int = 1,
         on_move: Callable[[float, float, int], None] | None = None,

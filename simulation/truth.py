@@ -122,7 +122,7 @@ class FrameTruth:
         moved = pixels + self.distortion.shift(sensor[..., 0], sensor[..., 1]) / self.binning
         vectors = self.geometry.stage_vector(moved - self.geometry.middle(self.shape))
         vectors[..., 1] /= np.cos(np.radians(self.tilt))
-        return vectors + (self.x, self.y)
+        return vectors + np.array([self.x, self.y])
 
     def stage_to_pixel(self, places: ArrayLike) -> NDArray[np.float64]:
         """Find the pixels of the frame that show places of the specimen: the inverse.
