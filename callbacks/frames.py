@@ -5,6 +5,7 @@ Stock ophyd classes (resource, datum) and flyers (stream_resource, stream_datum)
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,12 @@ DATASET = "/entry/data/data"  # where areaDetector's HDF5 plugin puts the frames
 FRAME_NUMBERS = "/entry/instrument/NDAttributes/NDArrayUniqueId"
 FRAME_NUMBER_KEY = "cam_array_counter"  # the end of the event key that holds a frame's number
 POLL_SECONDS = 0.02
+OPEN_MODES: tuple[dict[str, Any], ...] = (
+    {"swmr": True, "locking": False},
+    {"locking": False},
+    {"swmr": True},
+    {},
+)
 
 
 class FrameError(Exception):
@@ -212,8 +219,8 @@ def _in_ranges(stream: _Stream, key: str, seq_num: int) -> FrameReference | None
 def read_frame(reference: FrameReference, timeout: float = 5.0) -> NDArray[Any]:
     """Read one frame, also while the file is being written (SWMR).
 
-    The file is opened for each frame: that takes under a millisecond of the ten that a frame takes,
-    and leaves no handle behind that could keep a file alive, or see an old version of it.
+    The file is opened for each frame: that takes a millisecond of the ten that a frame takes, and
+    leaves no handle behind that could keep a file alive, or see an old version of it.
 
     Parameters
     ----------
@@ -252,24 +259,51 @@ def _read(reference: FrameReference) -> NDArray[Any]:
         index = _index(file, reference)
         if index >= len(frames):
             raise _NotYetError(f"it holds {len(frames)} frames")
+        _check_written(frames, index, os.stat(reference.path).st_size)
         return np.asarray(frames[index])
 
 
+def _check_written(data: h5py.Dataset, index: int, file_size: int) -> None:
+    """Refuse what is not on disk: HDF5 would give zeros for it without a word.
+
+    That holds for a chunk that is not written yet, and, under SWMR, for a file that was cut off.
+    """
+    if data.chunks is None:
+        start, size = data.id.get_offset(), data.id.get_storage_size()
+    else:
+        last = (index, *(side - 1 for side in data.shape[1:]))
+        corner = tuple(at // side * side for at, side in zip(last, data.chunks, strict=True))
+        chunk = data.id.get_chunk_info_by_coord(corner)
+        start, size = chunk.byte_offset, chunk.size
+    if start is None:
+        raise _NotYetError("its place is there, but empty")
+    if start + size > file_size:
+        raise OSError(f"it should end at byte {start + size}, the file has {file_size}")
+
+
 def _open(path: str) -> h5py.File:
-    """Open a file for reading, whether or not it was made for SWMR; never lock out its writer."""
-    try:
-        return h5py.File(path, "r", libver="latest", swmr=True, locking=False)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return h5py.File(path, "r", locking=False)
+    """Open a file for reading, whether or not it was made for SWMR; never lock out its writer.
+
+    A file that this process has open elsewhere with locks can only be opened with locks.
+    """
+    for mode in OPEN_MODES[:-1]:
+        try:
+            return h5py.File(path, "r", **mode)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            continue
+    return h5py.File(path, "r", **OPEN_MODES[-1])
 
 
 def _index(file: h5py.File, reference: FrameReference) -> int:
     """Find the frame by its number, or else take the place that the documents tell."""
     if reference.number is None or FRAME_NUMBERS not in file:
         return reference.start
-    numbers = np.asarray(file[FRAME_NUMBERS])
+    dataset = file[FRAME_NUMBERS]
+    if len(dataset):
+        _check_written(dataset, len(dataset) - 1, os.stat(reference.path).st_size)
+    numbers = np.asarray(dataset)
     places = np.flatnonzero(numbers == reference.number)
     if not len(places):
         held = f"{numbers[0]} to {numbers[-1]}" if len(numbers) else "none"

@@ -6,7 +6,6 @@ plan asks which tiles to take again.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,6 @@ from statistics import median
 from typing import Any
 
 from callbacks.documents import Publish, text
-
-logger = logging.getLogger(__name__)
 
 PASS, FAIL = "pass", "fail"
 TILE_STREAM = "tile"
@@ -155,18 +152,22 @@ class Quality:
         Returns
         -------
         sequence of int
-            Indices of the tiles to take again. If the time is up, those that are known by then.
+            Indices of the tiles to take again.
+
+        Raises
+        ------
+        TimeoutError
+            If not all tiles are judged in time.
         """
         with self._news:
             if not self._news.wait_for(lambda: self._all_judged(raw_uid), timeout):
-                logger.warning(
-                    "not all tiles of %s were judged within %g s; the gate tells what is known",
-                    raw_uid,
-                    timeout,
+                judged = self._montages.get(raw_uid)
+                raise TimeoutError(
+                    f"{len(judged.attempts) if judged else 0} of "
+                    f"{judged.n_tiles if judged else 'the'} tiles of run {raw_uid} were judged "
+                    f"within {timeout:g} s: look whether tile processing runs and keeps up"
                 )
-            montage = self._montages.get(raw_uid)
-            if montage is None:
-                return []
+            montage = self._montages[raw_uid]
             bad = sorted(index for index, failed in montage.failed.items() if failed)
             montage.to_retake = {index: montage.attempts[index] for index in bad}
             return bad

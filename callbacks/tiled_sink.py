@@ -202,8 +202,8 @@ class TiledSink:
             for run, name, line in lines:
                 try:
                     self._write_line(run, name, line)
-                except Exception:  # of the journal's file; Tiled's are dealt with
-                    logger.exception("the journal %s could not be ended", run.path)
+                except OSError as error:  # of the journal; Tiled's are dealt with
+                    logger.error("the journal %s could not be taken away: %s", run.path, error)
             with self._progress:
                 self._pending -= 1
                 self._progress.notify_all()
@@ -220,10 +220,12 @@ class TiledSink:
                 self._explain(run, error)
         if name == "stop":
             run.writer = None
-            if not run.failed:
-                self._recover()
-                run.path.unlink(missing_ok=True)
-            run.journal.close()  # after that, `replay` may have it
+            try:
+                if not run.failed:
+                    self._recover()
+                    run.path.unlink(missing_ok=True)
+            finally:
+                run.journal.close()  # after that, `replay` may have it
 
     def _connect(self) -> Any:
         """Give a client, or raise soon if nobody answers."""
