@@ -21,6 +21,7 @@ from ophyd.areadetector.filestore_mixins import FileStoreHDF5IterativeWrite
 from ophyd.areadetector.plugins import HDF5Plugin, ImagePlugin, StatsPlugin
 from ophyd.areadetector.trigger_mixins import SingleTrigger
 from ophyd.device import Staged
+from ophyd.utils import DisconnectedError
 
 from devices.connection import Connectable
 from devices.status import DeviceOutcome
@@ -62,17 +63,23 @@ class FrameWriter(HDF5Plugin, FileStoreHDF5IterativeWrite):
     num_captured = ADCpt(EpicsSignalRO, "NumCaptured_RBV", auto_monitor=True)
     write_message = ADCpt(EpicsSignalRO, "WriteMessage", string=True)
 
-    def generate_datum(
-        self, key: str, timestamp: float, datum_kwargs: dict[str, Any] | None
-    ) -> str:
-        """Make the reference to the frame that was written last."""
-        self._point_counter: Iterator[int] = count(self.num_captured.get() - 1)
-        datum_id: str = super().generate_datum(key, timestamp, datum_kwargs)
-        return datum_id
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._point_counter: Iterator[int] | None = None
+
+    def refer_to(self, frame: int) -> None:
+        """Have `generate_datum` refer to a frame of the file, by its place from 0."""
+        self._point_counter = count(frame)
 
     def announce(self, key: str) -> None:
         """Let `describe` name the image before the first frame, for plans that declare streams."""
         self._datum_uids[key] = []
+
+    def unstage(self) -> list[object]:
+        """Close the file, and forget its frames."""
+        unstaged: list[object] = super().unstage()
+        self._datum_uids.clear()
+        return unstaged
 
     def read(self) -> dict[str, Any]:
         """Read the reference to the last frame, if there is one since staging."""
@@ -179,26 +186,28 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         self.stage_sigs.update([("cam.num_images", 1)])
         self._status: DeviceOutcome | None = None
         self._outcome_lock = Lock()
+        self._acquiring = False
         self._frames_before = 0
 
-    def stage(self) -> list[object]:
-        """Open a file and get ready for triggers."""
-        self.hdf1.announce(self._image_name)
-        staged: list[object] = super().stage()
-        self.hdf1.announce(self._image_name)
-        return staged
+        self.cam.acquire.subscribe(
+            self._connection_changed, event_type=self.cam.acquire.SUB_META, run=False
+        )
 
-    def unstage(self) -> list[object]:
+    def stage(self) -> None:
+        """Open a file and get ready for triggers."""
+        super().stage()
+        self.hdf1.announce(self._image_name)
+
+    def unstage(self) -> None:
         """Stop an exposure that is under way, close the file, and restore what staging set."""
         self._end(None)
         if not self.cam.acquire.connected:
             _log.error("%s has lost its IOC; nothing of it is restored", self.name)
             self._forget_staging()
-            return [self]
+            return
         if self.cam.acquire.get():
             self.cam.acquire.set(0).wait()
-        unstaged: list[object] = super().unstage()
-        return unstaged
+        super().unstage()
 
     def _forget_staging(self) -> None:
         """Count as unstaged, since an IOC that is started anew knows nothing of the old one."""
@@ -233,7 +242,8 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
                 f"{self._message()!r}: is its IOC alive, and is the camera cold and connected?"
             ),
         )
-        outcome.add_callback(self._stop_if_failed)
+        outcome.add_callback(self._stop_if_overdue)
+        self._acquiring = False
         self._status = outcome
         self.cam.acquire.put(1, wait=False)
         return outcome
@@ -245,23 +255,44 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
 
     def pause(self) -> None:
         """Stop an exposure when the RunEngine is paused; the plan takes the frame again."""
-        if self._status is not None:
-            self.stop(success=True)
-
-    def _acquire_changed(self, value: Any = None, old_value: Any = None, **_: Any) -> None:
-        """See, at the end of an acquisition, whether its frame is in the file."""
-        if self._status is None or not (old_value == 1 and value == 0):
+        if self._status is None:
             return
-        if self.hdf1.num_captured.get() > self._frames_before or self._written():
-            self.generate_datum(self._image_name, time.time(), {})
-            self._end(None)
-        else:
-            self._end(CameraError(self._fault()))
+        self._end(None)
+        try:
+            self.cam.acquire.set(0).wait()
+        except Exception as error:  # raised here it would end the RunEngine
+            _log.error("%s did not stop its exposure: %s", self.name, error)
 
-    def _written(self) -> bool:
-        # The monitor of the count may come after the one of `acquire`: ask, only then.
-        captured: int = self.hdf1.num_captured.get(use_monitor=False)
-        return captured > self._frames_before
+    def _acquire_changed(self, value: Any = None, **_: Any) -> None:
+        """See, at the end of an acquisition, whether its frame is in the file."""
+        if value:
+            self._acquiring = True
+        if value or not self._acquiring or self._status is None:
+            return  # the end of one before, or none that was waited for
+        try:
+            error = self._take_note_of_frame()
+        except Exception as failure:  # raised here it would end in a log, and the status never
+            error = failure
+        self._end(error)
+
+    def _take_note_of_frame(self) -> Exception | None:
+        """Make the reference to the frame just written; give what is wrong if there is none."""
+        for use_monitor in (True, False):  # the monitor may be late: ask before crying wolf
+            captured = self.hdf1.num_captured.get(use_monitor=use_monitor)
+            if captured > self._frames_before:
+                self.hdf1.refer_to(captured - 1)
+                self.generate_datum(self._image_name, time.time(), {})
+                return None
+        return CameraError(self._fault())
+
+    def _connection_changed(self, connected: bool, **_: Any) -> None:
+        if not connected:
+            self._end(
+                DisconnectedError(
+                    f"{self.name} has lost its IOC ({self.prefix}) in mid-exposure: look at the "
+                    "IOC's log, and start it with `temline up`"
+                )
+            )
 
     def _fault(self) -> str:
         if self.cam.detector_state.get(use_monitor=False) == DETECTOR_ERROR:
@@ -279,8 +310,8 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         message: str = self.cam.status_message.get(use_monitor=False)
         return message
 
-    def _stop_if_failed(self, outcome: DeviceOutcome) -> None:
-        if not outcome.success:
+    def _stop_if_overdue(self, outcome: DeviceOutcome) -> None:
+        if isinstance(outcome.exception(timeout=0), TimeoutError):
             self._status = None
             if self.cam.acquire.connected:
                 self.cam.acquire.put(0, wait=False)

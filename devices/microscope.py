@@ -110,13 +110,18 @@ class Microscope(Connectable):
         """Blank the beam while the RunEngine is paused."""
         self._blanked_by_pause = self.blank.get() == UNBLANKED
         if self._blanked_by_pause:
-            self.blank.set(BLANKED).wait()
+            self._try_to_blank(BLANKED)
 
     def resume(self) -> None:
         """Let the beam through again if it was blanked by the pause."""
         if self._blanked_by_pause:
             self._blanked_by_pause = False
-            self.blank.set(UNBLANKED).wait()
+            self._try_to_blank(UNBLANKED)
+
+    def _try_to_blank(self, value: str) -> None:
+        # Raised from pause or resume, an error would end the RunEngine.
+        if (error := _failure_to_set(self.blank, value)) is not None:
+            _log.critical("%s is not %r: %s", self.blank.name, value, error)
 
 
 def _failure_to_set(signal: Setting, value: str) -> Exception | None:

@@ -186,7 +186,7 @@ def autofocus(
 ) -> MsgGenerator[Focus]:
     """Find the sharpest defocus and set it.
 
-    If the sharpest frame is the first or the last, the series is shifted there and taken again.
+    If the sharpest frame is the first or the last, the series is continued on that side.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def autofocus(
     min_quality : float
         What the fit must reach, 0 to 1.
     expansions : int
-        How often the series may be shifted.
+        How often the series may be continued.
     exposure : float, optional
         In s; as the camera is set, if it is left out.
     settle : float
@@ -351,7 +351,8 @@ def find_focus(
         curve = fit_focus(defocus, sharpness, min_quality=settings.min_quality)
         if curve.problem != "edge":
             break
-        middle = curve.best
+        # The next series begins where this one ended; the fit is to all of them.
+        middle = curve.best + np.sign(curve.best - middle) * settings.focus_range / 2
     found = Focus(curve.best if curve.good else centre, curve.quality if curve.good else 0.0)
     problem = _PROBLEMS.get(curve.problem, "")
     yield from move({scope.defocus: found.defocus}, settings.settle)
