@@ -52,14 +52,22 @@ async def _list(settings: IocSettings) -> None:
     sys.stdout.write("\n".join(names) + "\n")
 
 
+def _shorten_refusal(record: logging.LogRecord) -> bool:
+    """Log a refused write in one line: it is the client's affair, and the client is told."""
+    if str(record.msg).startswith("Invalid write request") and record.exc_info:
+        record.msg, record.args = "refused: %s", (record.exc_info[1],)
+        record.exc_info, record.levelname = None, "INFO"
+    return True
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command and give its exit status."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(
         level=arguments.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # A refused write is the client's affair, which is told; the trace of it would fill the log.
-    logging.getLogger("caproto.circ").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_shorten_refusal)
     logging.getLogger("caproto.ctx").setLevel(logging.WARNING)
     try:
         settings = _settings(arguments)

@@ -1,6 +1,7 @@
-"""caproto's asyncio server, made to live through clients that vanish or do not read.
+"""caproto's asyncio server, made to live through clients that vanish or do not read, and in order.
 
-As it comes, a client that disconnects under load kills the task that serves all the others.
+As it comes, a client that disconnects under load kills the task that serves all the others, and
+the answer to a put can overtake the updates that the put has caused.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from caproto import MAX_TOTAL_SUBSCRIPTION_BACKLOG
+from caproto import MAX_TOTAL_SUBSCRIPTION_BACKLOG, WriteNotifyResponse
 from caproto.asyncio.server import Context as AsyncioContext
 from caproto.asyncio.server import VirtualCircuit as AsyncioCircuit
+
+FLUSH_TIMEOUT = 0.1  # s that an answer waits for updates, at a client that reads slowly
+FLUSH_PERIOD = 0.0005  # s
 
 
 class _UpdateQueue(asyncio.Queue):
@@ -26,11 +30,46 @@ class _UpdateQueue(asyncio.Queue):
 
 
 class _Circuit(AsyncioCircuit):
-    """One client, whose updates cannot hold up those of the others."""
+    """One client, whose updates cannot hold up those of the others and come before its answers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.subscription_queue = _UpdateQueue(MAX_TOTAL_SUBSCRIPTION_BACKLOG)
+        self._all_sent = True
+
+    async def get_from_sub_queue(self, timeout: float | None = None) -> Any:
+        """Give the next update, or None as soon as there is none, for the batch to be sent.
+
+        caproto waits 10 ms for more of a batch, in a task that it makes for each update.
+        """
+        if self.subscription_queue.empty() and timeout is not None:
+            await asyncio.sleep(0)
+            if self.subscription_queue.empty():
+                return None
+        self._all_sent = self.subscription_queue.empty()
+        update = await self.subscription_queue.get()
+        self._all_sent = False
+        return update
+
+    async def send(self, *commands: Any) -> None:
+        """Send commands; the completion of a put after the updates that came of it.
+
+        A client that has seen its put complete takes what its monitors say for the new state.
+        """
+        if any(isinstance(command, WriteNotifyResponse) for command in commands):
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + FLUSH_TIMEOUT
+            while not self._flushed and loop.time() < deadline:
+                await asyncio.sleep(FLUSH_PERIOD)
+        await super().send(*commands)
+
+    @property
+    def _flushed(self) -> bool:
+        return (
+            self._all_sent
+            and self.subscription_queue.empty()
+            and self.context.subscription_queue.empty()
+        )
 
 
 class Context(AsyncioContext):

@@ -11,7 +11,7 @@ import time
 from functools import partial
 from typing import Any
 
-from caproto import AlarmSeverity, AlarmStatus, ChannelData, SkipWrite
+from caproto import AccessRights, AlarmSeverity, AlarmStatus, ChannelData, SkipWrite
 from caproto._data import CannotExceedLimits
 
 from ioc.drivers.protocol import Axis, DriverError, StageDriver, StageReading
@@ -39,7 +39,7 @@ class _Target(Real):
 class Motor:
     """One axis as a motor record, with the fields that `ophyd.EpicsMotor` and screens use.
 
-    Fields that the stage has nothing for (homing, jogging, offsets, …) refuse to be written.
+    Fields that the stage has nothing for (homing, jogging, offsets, …) can only be read.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Motor:
         }
         for field in fields.pvdb.values():
             if field not in writable:
-                field.putter = self._refuse
+                field.check_access = lambda host, user: AccessRights.READ
             elif writable[field] is not None:
                 field.putter = writable[field]
 
@@ -120,9 +120,6 @@ class Motor:
         await fields.velocity.write_metadata(lower_ctrl_limit=0, upper_ctrl_limit=axis.max_speed)
         await self._show_limits(axis.low, axis.high)
         await self.publish(self.target.value)
-
-    async def _refuse(self, field: ChannelData, value: Any) -> Any:
-        raise ValueError(f"{self.target.pvname}.{field.pvname} cannot be set on this stage")
 
     async def _show_limits(self, low: float, high: float) -> None:
         fields = self.fields
