@@ -1,4 +1,4 @@
-"""Flat field: take the camera's dark level, gain and bad pixels, and the beam's shape, out of a frame.
+"""Flat field: take the camera's dark level, gain and bad pixels and the beam's shape out.
 
 Neighbouring tiles only match and blend when the same place has the same value in both of them.
 """
@@ -77,7 +77,8 @@ def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
 
     Returns
     -------
-    References
+    references : References
+        With the gain normalised to a mean response of 1.
 
     Raises
     ------
@@ -109,8 +110,8 @@ def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
             "look at the bright and dark frames and take them again"
         )
     good_response = np.where(bad, around, response)
-    gain = np.float32(good_response.mean(dtype=np.float64)) / good_response
-    return References(dark_mean, gain, bad)
+    gain = good_response.mean(dtype=np.float64) / good_response
+    return References(dark_mean, gain.astype(np.float32), bad)
 
 
 def flat_field(
@@ -175,7 +176,7 @@ def _mean_frame(frames: ArrayLike, name: str) -> NDArray[np.float32]:
     return mean
 
 
-def _outliers(deviation: NDArray[np.float32], least: float) -> NDArray[np.bool_]:
+def _outliers(deviation: NDArray[np.floating], least: float) -> NDArray[np.bool_]:
     """Tell which deviations exceed the robust spread of all, and a least amount."""
     size = np.abs(deviation)
     sigma = 1.4826 * float(np.median(size))

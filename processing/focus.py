@@ -133,7 +133,8 @@ def power_spectrum(frame: NDArray[np.generic]) -> NDArray[np.float32]:
             part = crop[row : row + size, column : column + size]
             spectrum = scipy.fft.rfft2((part - part.mean()) * window)
             total += spectrum.real**2 + spectrum.imag**2
-    return total / np.float32(len(starts) ** 2)
+    total /= np.float32(len(starts) ** 2)
+    return total
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,8 +133,8 @@ def write_mosaic(
     Parameters
     ----------
     read_tile : callable
-        Gives the pixels of a tile by its index, as uint8 or uint16; None for one that is missing. It
-        is called about twice a tile, in the order of the blocks.
+        Gives the pixels of a tile by its index, as uint8 or uint16; None for one that is missing.
+        It is called about twice a tile, in the order of the blocks.
     layout : Layout
     levels : sequence of Target
         Level 0 and those after it, of the shapes that `level_shapes` gives.
@@ -220,7 +220,7 @@ def _check_levels(layout: Layout, levels: Sequence[Target]) -> None:
 
 
 def _blocks(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """List the corners of the blocks, to and fro, so that the next one shares tiles with the last."""
+    """List the corners of the blocks, to and fro, so that each shares tiles with the last."""
     rows, columns = range(0, shape[0], BLOCK), range(0, shape[1], BLOCK)
     return [
         (row, column)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
@@ -22,8 +23,9 @@ from processing.matching import Match
 LEAST_SD = 0.05
 LEAST_SCALE = 0.3  # the least residual at which a match starts to lose weight, in px
 OUTLIER_SCALES = 4.0  # residuals beyond so many robust standard deviations are outliers
-ANNEALING = 2.5  # by how much the scale falls from one round of weights to the next
-FINAL_ROUNDS = 3  # rounds of weights at the final scale
+ANNEALING = 4.0  # by how much the scale falls from one round of weights to the next
+FINAL_ROUNDS = 2  # rounds of weights at the final scale
+AGREE_SWEEPS = 10  # the most rounds over all tiles in which single ones are moved
 GAUGE = 1e-7  # pull of the starting positions, of a median match's weight: only fixes the origin
 LEAST_FOR_AFFINE = 6  # solved tiles that it takes to predict how others moved
 NEARBY = 8  # how many of the nearest solved tiles say how a tile next to them moved
@@ -195,20 +197,22 @@ def _fit(
     weights = np.median(sigma) ** 2 / sigma**2
     positions = _least_squares(incidence, start, targets, weights)
     size = _sizes(incidence, positions, targets)
-    goal = _outlier_limit(size)
+    goal = _outlier_limit(size, np.ones_like(size))
     scale = float(size.max())
+    if scale <= goal:
+        return positions, np.ones(len(size), dtype=bool)
     rounds_left = FINAL_ROUNDS
-    while size.max() > goal and rounds_left:
+    while rounds_left:
         scale = max(scale / ANNEALING, goal)
-        rounds_left -= scale == goal
         robust = (scale**2 / (scale**2 + size**2)) ** 2
         positions = _least_squares(incidence, positions, targets, weights * robust)
         size = _sizes(incidence, positions, targets)
-        goal = _outlier_limit(size)
-    kept = size <= goal
-    if not kept.all():
-        positions = _least_squares(incidence, positions, targets, weights * kept)
-    return positions, kept
+        # By the weights of this round, since wrong matches still outweigh the plain median.
+        goal = _outlier_limit(size, robust)
+        rounds_left -= goal > 0.8 * scale
+    positions = _agree(incidence, start, positions, targets, goal)
+    kept = _sizes(incidence, positions, targets) <= goal
+    return _least_squares(incidence, positions, targets, weights * kept), kept
 
 
 def _least_squares(
@@ -237,14 +241,82 @@ def _sizes(
     return np.asarray(np.hypot(*(incidence @ positions - targets).T))
 
 
-def _outlier_limit(size: NDArray[np.float64]) -> float:
+def _agree(
+    incidence: sp.csr_array,
+    start: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    limit: float,
+) -> NDArray[np.float64]:
+    """Move single tiles to where most of their matches agree (iterated conditional modes).
+
+    Annealing leaves a few tiles between one wrong match and another where two right ones agree.
+    """
+    by_tile = incidence.T.tocsr()
+    graph = (by_tile.indptr, by_tile.indices, incidence.indices.reshape(-1, 2))
+    moved = positions.copy()
+    for _ in range(AGREE_SWEEPS):
+        if not _sweep(graph, start, targets, limit, moved):
+            break
+    return moved
+
+
+@njit(nogil=True, cache=True)
+def _sweep(graph, start, targets, limit, positions):  # type: ignore[no-untyped-def]
+    """Move each tile once, and count those that moved by more than the limit."""
+    indptr, indices, ends = graph
+    moves = 0
+    for tile in range(len(positions)):
+        first, last = indptr[tile], indptr[tile + 1]
+        n = last - first
+        if n < 2:
+            continue
+        places = np.empty((n, 2))
+        drift = np.zeros(2)  # how neighbours lie from where they started: breaks a tie
+        for k in range(n):
+            pair = indices[first + k]
+            sign = 1.0 if ends[pair, 1] == tile else -1.0
+            other = ends[pair, 0] if ends[pair, 1] == tile else ends[pair, 1]
+            for axis in range(2):
+                places[k, axis] = positions[other, axis] + sign * targets[pair, axis]
+                drift[axis] += (positions[other, axis] - start[other, axis]) / n
+        best, best_score = -1, 0.0
+        for k in range(-1, n):
+            at = positions[tile] if k < 0 else places[k]
+            votes = 0.0
+            for other in range(n):
+                gap = np.hypot(places[other, 0] - at[0], places[other, 1] - at[1])
+                votes += gap <= limit
+            away = np.hypot(at[0] - start[tile, 0] - drift[0], at[1] - start[tile, 1] - drift[1])
+            score = votes + 0.5 / (1.0 + away / limit)
+            if score > best_score:
+                best, best_score = k, score
+        if best < 0:
+            continue
+        mean, count = np.zeros(2), 0
+        for k in range(n):
+            gap = np.hypot(places[k, 0] - places[best, 0], places[k, 1] - places[best, 1])
+            if gap <= limit:
+                mean += places[k]
+                count += 1
+        mean /= count
+        if np.hypot(mean[0] - positions[tile, 0], mean[1] - positions[tile, 1]) > limit:
+            moves += 1
+        positions[tile] = mean
+    return moves
+
+
+def _outlier_limit(size: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Give the residual beyond which a match is an outlier, in px."""
+    order = np.argsort(size)
+    cumulative = np.cumsum(weights[order])
+    median = float(size[order[np.searchsorted(cumulative, cumulative[-1] / 2)]])
     # The median length of a two-dimensional normal vector is 1.18 of its standard deviation.
-    return OUTLIER_SCALES * max(float(np.median(size)) / 1.18, LEAST_SCALE)
+    return OUTLIER_SCALES * max(median / 1.18, LEAST_SCALE)
 
 
 def _components(n_tiles: int, ends: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Number the sets of tiles that hang together, the largest first."""
+    """Give each tile the number of the set that it hangs together with, the largest being 0."""
     graph = sp.coo_array((np.ones(len(ends)), ends.T), shape=(n_tiles, n_tiles))
     count, labels = connected_components(graph, directed=False)
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
@@ -302,7 +374,7 @@ def _affine(
 def _nearby_mean(
     tree: cKDTree, values: NDArray[np.float64], at: NDArray[np.float64], skip: int
 ) -> NDArray[np.float64]:
-    """Average values of the nearest places by inverse squared distance, the first `skip` left out."""
+    """Average the nearest places' values by inverse squared distance, leaving `skip` out."""
     count = min(NEARBY + skip, tree.n)
     distances, indices = tree.query(at, k=np.arange(1 + skip, count + 1))
     weights = 1 / np.maximum(distances, 1.0) ** 2

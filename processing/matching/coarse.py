@@ -1,0 +1,198 @@
+"""The coarse step of a match: the offset at which two reduced tiles agree best, among all allowed.
+
+Correlations are normalised over the overlap that each offset leaves, so neither wrap-around nor
+the size of the overlap favours one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import scipy.fft
+from numba import njit
+from numpy.typing import NDArray
+
+from processing.matching.tile import MatchTile
+
+# All in reduced px.
+LEAST_SIDE = 4  # the thinnest overlap that is looked at
+LEAST_AREA = 256  # and the smallest
+PEAK_RADIUS = 5  # a peak no farther than this from another is the same peak
+LEAST_REACH = 16  # offsets to at least so far are looked at, to know what chance can do
+MEETS_ITSELF = 1  # offsets up to this, of whole tiles, are where a camera's own pattern agrees
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The offset at which two tiles agree best.
+
+    Attributes
+    ----------
+    drow, dcol : float
+        Position of b's first pixel minus that of a's, in px.
+    height : float
+        Height of the correlation's peak, in standard deviations of what chance gives.
+    rival : float
+        Height of the next peak.
+    """
+
+    drow: float
+    dcol: float
+    height: float
+    rival: float
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Along one axis: which reduced px can meet, at which lags, and which lags are allowed.
+
+    Lags are positions of b's part relative to a's part; `shift` makes them those of the tiles.
+    """
+
+    a: slice
+    b: slice
+    low: int
+    high: int
+    allowed: slice
+    shift: int
+
+
+def find_peak(
+    a: MatchTile, b: MatchTile, nominal: tuple[float, float], reach: float
+) -> Peak | None:
+    """Find the offset at which two reduced tiles agree best.
+
+    Parameters
+    ----------
+    a, b : MatchTile
+    nominal : (float, float)
+        Expected position of b's first pixel minus that of a's, in px.
+    reach : float
+        How far from that to look, along rows and columns, in px.
+
+    Returns
+    -------
+    Peak or None
+        None if there is no overlap anywhere within reach.
+    """
+    step = a.reduction
+    rows = _span(a.coarse.shape[0], b.coarse.shape[0], nominal[0] + b.top - a.top, reach, step)
+    columns = _span(a.coarse.shape[1], b.coarse.shape[1], nominal[1] + b.left - a.left, reach, step)
+    if rows is None or columns is None:
+        return None
+    part_a = np.ascontiguousarray(a.coarse[rows.a, columns.a])
+    part_b = np.ascontiguousarray(b.coarse[rows.b, columns.b])
+    heights = _products(part_a, part_b, rows, columns)
+    energies = cv2.integral(part_a**2), cv2.integral(part_b**2)
+    _normalise(heights, energies, (rows.low, columns.low))
+    origin = (
+        rows.low - rows.shift + (a.top - b.top) // step,
+        columns.low - columns.shift + (a.left - b.left) // step,
+    )
+    if max(abs(nominal[0]), abs(nominal[1])) > PEAK_RADIUS * step:
+        _blank(heights, (-origin[0], -origin[1]), MEETS_ITSELF)
+
+    allowed = heights[rows.allowed, columns.allowed]
+    place = divmod(int(allowed.argmax()), allowed.shape[1])
+    place = place[0] + rows.allowed.start, place[1] + columns.allowed.start
+    height = float(heights[place])
+    fraction = _parabola(heights, *place)
+    _blank(heights, place, PEAK_RADIUS)
+    count = np.count_nonzero(heights)
+    chance = float(np.sqrt(np.square(heights).sum() / count)) if count else 0.0
+    if chance <= 0:
+        return Peak(float(nominal[0]), float(nominal[1]), 0.0, 0.0)
+    return Peak(
+        drow=(place[0] + fraction[0] + origin[0]) * step,
+        dcol=(place[1] + fraction[1] + origin[1]) * step,
+        height=height / chance,
+        rival=float(allowed.max()) / chance,
+    )
+
+
+def _span(size_a: int, size_b: int, middle: float, reach: float, step: int) -> _Span | None:
+    """Find what of two lines can meet, when b's lies `middle` px from a's, give or take `reach`."""
+    least, most = LEAST_SIDE - size_b, size_a - LEAST_SIDE
+
+    def lags(far: float) -> tuple[int, int]:
+        low, high = np.floor((middle - far) / step), np.ceil((middle + far) / step)
+        return max(int(low), least), min(int(high), most)
+
+    first, last = lags(reach)
+    if first > last:
+        return None
+    low, high = lags(max(reach, LEAST_REACH * step))
+    # Only what any of the lags can make overlap.
+    part_a = slice(max(0, low), min(size_a, high + size_b))
+    part_b = slice(max(0, -high), min(size_b, size_a - low))
+    shift = part_b.start - part_a.start
+    return _Span(
+        part_a, part_b, low + shift, high + shift, slice(first - low, last - low + 1), shift
+    )
+
+
+def _products(
+    a: NDArray[np.float32], b: NDArray[np.float32], rows: _Span, columns: _Span
+) -> NDArray[np.float32]:
+    """Sum ``a[x + lag] · b[x]`` over the overlap, for every lag in the two spans."""
+    # Long enough that no lag that is asked for is reached by wrapping round.
+    shape = tuple(
+        scipy.fft.next_fast_len(max(size_a - span.low, size_b + span.high, size_a, size_b), True)
+        for size_a, size_b, span in zip(a.shape, b.shape, (rows, columns), strict=True)
+    )
+    spectrum = scipy.fft.rfft2(a, shape)
+    spectrum *= scipy.fft.rfft2(b, shape).conj()
+    circular = scipy.fft.irfft2(spectrum, shape)
+    wanted = (
+        np.arange(span.low, span.high + 1) % size
+        for span, size in zip((rows, columns), shape, strict=True)
+    )
+    return np.ascontiguousarray(circular[np.ix_(*wanted)], dtype=np.float32)
+
+
+@njit(nogil=True, cache=True)
+def _normalise(products, energies, first):  # type: ignore[no-untyped-def]
+    """Turn products into correlations times the root of the overlap's area.
+
+    By chance alone these have one spread whatever the overlap, so that small overlaps, where large
+    correlations come easily, have no advantage. Energies are integral images of the squares.
+    """
+    in_a, in_b = energies
+    rows_a, columns_a = in_a.shape[0] - 1, in_a.shape[1] - 1
+    rows_b, columns_b = in_b.shape[0] - 1, in_b.shape[1] - 1
+    for i in range(products.shape[0]):
+        drow = first[0] + i
+        r0, r1 = max(0, drow), min(rows_a, drow + rows_b)
+        for j in range(products.shape[1]):
+            dcol = first[1] + j
+            c0, c1 = max(0, dcol), min(columns_a, dcol + columns_b)
+            height, width = r1 - r0, c1 - c0
+            value = np.float32(0)
+            if min(height, width) >= LEAST_SIDE and height * width >= LEAST_AREA:
+                sum_a = in_a[r1, c1] - in_a[r0, c1] - in_a[r1, c0] + in_a[r0, c0]
+                s0, s1, d0, d1 = r0 - drow, r1 - drow, c0 - dcol, c1 - dcol
+                sum_b = in_b[s1, d1] - in_b[s0, d1] - in_b[s1, d0] + in_b[s0, d0]
+                if sum_a > 0 and sum_b > 0:
+                    value = products[i, j] * np.sqrt(height * width / (sum_a * sum_b))
+            products[i, j] = value
+
+
+def _blank(heights: NDArray[np.float32], place: tuple[int, int], radius: int) -> None:
+    """Set what lies near a place to 0."""
+    rows, columns = (slice(max(0, at - radius), max(0, at + radius + 1)) for at in place)
+    heights[rows, columns] = 0
+
+
+def _parabola(values: NDArray[np.float32], row: int, column: int) -> tuple[float, float]:
+    """Find a maximum between pixels, by a parabola along each axis; 0 at a border."""
+    shifts = []
+    for line, at in ((values[:, column], row), (values[row], column)):
+        shift = 0.0
+        if 0 < at < len(line) - 1:
+            before, here, after = line[at - 1 : at + 2].tolist()
+            bend = before - 2 * here + after
+            shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
+        shifts.append(min(max(shift, -0.5), 0.5))
+    return shifts[0], shifts[1]
