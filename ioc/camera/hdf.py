@@ -6,6 +6,7 @@ A frame is on disk before the camera's Acquire falls; what cannot be written sto
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -275,13 +276,13 @@ class HdfPlugin(Plugin):
         if not self.enabled:
             return
         self._last = frame
-        began = frame.timestamp
+        began = time.monotonic()
         if self._mode.value == "Single":
             if self._save.value == "Yes":
                 await self._write_together([frame])
         elif self.capture.value == "Capture":
             await self._take(frame)
-        await self.count(frame, max(0.0, began - frame.timestamp))
+        await self.count(frame, time.monotonic() - began)
 
     async def _take(self, frame: Frame) -> None:
         """Add a frame to the running capture."""

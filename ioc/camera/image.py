@@ -30,7 +30,14 @@ class ImagePlugin(Plugin):
         # A depth of 1, since ophyd's `image` and `shaped_image` count the depth as the first of
         # the dimensions: with 0, they find an image of no pixels.
         super().__init__(
-            prefix, "IMAGE1", "NDPluginStdArrays", small, "UInt8", worker=worker, min_time=MIN_TIME
+            prefix,
+            "IMAGE1",
+            "NDPluginStdArrays",
+            small,
+            "UInt8",
+            worker=worker,
+            min_time=MIN_TIME,
+            depth=1,
         )
         self._data = self.readback(
             "ArrayData", bytes(small[0] * small[1]), length=PREVIEW_SIDE**2, doc="Preview, by rows"

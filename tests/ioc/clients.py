@@ -38,8 +38,9 @@ def make_detector(ioc: IocProcess, name: str = "det") -> Any:
 
     detector = Detector(f"{ioc.prefix}CAM:", name=name)
     detector.wait_for_connection(timeout=TIMEOUT)
-    detector.stats.kind = detector.stats.mean_value.kind = "hinted"
-    detector.cam.acquire_time.set(0.01).wait(TIMEOUT)
+    detector.hdf.kind = detector.stats.kind = detector.stats.mean_value.kind = "hinted"
+    # A stock SingleTrigger needs some time after the start before the camera is done.
+    detector.cam.acquire_time.set(0.15).wait(TIMEOUT)
     return detector
 
 

@@ -45,7 +45,7 @@ def pvs(instrument):
 
 
 def _name(pv: str) -> str:
-    return pv.split(":")[-1].removesuffix("_RBV")
+    return pv.rsplit(":", maxsplit=1)[-1].removesuffix("_RBV")
 
 
 def _numbers(pvs):
