@@ -19,7 +19,7 @@ Publish = Callable[[str, dict[str, Any]], None]
 ExitStatus = Literal["success", "abort", "fail"]
 
 SOURCE = "temline"
-COPIED_FROM_RAW = ("scan_id", "sample", "operator", "roi", "montage", "calibration", "references")
+COPIED_FROM_RAW = ("sample", "operator", "roi", "montage", "calibration", "references")
 TEXT_LENGTH = 256
 
 
@@ -122,6 +122,7 @@ class ProcessedRun:
                 "plan_name": plan_name,
                 "plan_type": "callback",
                 "raw_uid": raw["uid"],
+                "raw_scan_id": raw.get("scan_id"),
                 **(md or {}),
             }
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -57,23 +58,20 @@ def tile_table(
         table = LiveTable(
             list(fields), stream_name="tile", min_width=9, separator_lines=False, out=out
         )
-        return [_OneByOne(table)], []
+        return [partial(_feed_table, table)], []
 
     return RunRouter([factory])
 
 
-class _OneByOne:
-    """Gives events singly to a callback that knows no pages."""
-
-    def __init__(self, callback: Callable[[str, dict[str, Any]], Any]) -> None:
-        self._callback = callback
-
-    def __call__(self, name: str, doc: Any) -> None:
-        if name == "event_page":
-            for event in unpack_event_page(doc):
-                self._callback("event", event)
-        else:
-            self._callback(name, doc)
+def _feed_table(table: LiveTable, name: str, doc: Any) -> None:
+    """Give a table events one by one, and the scan's number that it prints at the end."""
+    if name == "event_page":
+        for event in unpack_event_page(doc):
+            table("event", event)
+    elif name == "start":
+        table(name, {**doc, "scan_id": doc["raw_scan_id"]})
+    else:
+        table(name, doc)
 
 
 class MontageProgress:
@@ -106,6 +104,11 @@ class MontageProgress:
     def __call__(self, name: str, doc: dict[str, Any]) -> None:
         """Take a document of a raw or processed run in."""
         self._router(name, doc)
+
+    @property
+    def running(self) -> bool:
+        """Whether the bar is being drawn."""
+        return self._progress.live.is_started
 
     def fraction(self, raw_uid: str, what: str = TAKEN) -> float:
         """Give the share of a montage's tiles that is done, 0 to 1.

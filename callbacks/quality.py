@@ -48,7 +48,7 @@ class Thresholds:
     most_saturated : float
         Greatest share of saturated pixels.
     most_dark : float
-        Greatest share of pixels far below the tile's own median: something is in the way.
+        Greatest share of pixels far below the tile's own bright ones: something is in the way.
     least_focus : float
         Least focus score; below it a tile is out of focus. Tiles without texture have none.
     least_focus_relative : float

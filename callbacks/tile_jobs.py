@@ -33,7 +33,7 @@ from processing.statistics import tile_statistics
 
 CHUNK = 512  # side of a chunk of the mosaic's levels, in px
 THUMBNAIL = 1024  # largest side of the thumbnail, in px
-DARK = 0.25  # pixels below so much of the tile's median count as dark: something is in the way
+DARK = 0.1  # pixels below so much of the tile's 99th percentile are dark: no specimen is
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,6 @@ def measure(
     statistics = tile_statistics(flat)
     focus = focus_score(flat)
     full = 2 ** (bit_depth or 8 * raw.dtype.itemsize) - 1
-    bins = int(DARK * statistics.p50 * len(statistics.histogram) / 2 ** (8 * flat.dtype.itemsize))
     return {
         "mean": statistics.mean,
         "std": statistics.std,
@@ -169,7 +168,7 @@ def measure(
         "p50": statistics.p50,
         "p99": statistics.p99,
         "saturated": float(np.count_nonzero(raw >= full)) / raw.size,
-        "dark": float(statistics.histogram[:bins].sum()) / statistics.pixels,
+        "dark": float(np.count_nonzero(flat < DARK * statistics.p99)) / flat.size,
         "focus": focus.score,
         "astigmatism": focus.astigmatism,
         "astigmatism_angle": focus.astigmatism_angle,

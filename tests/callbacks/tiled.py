@@ -44,7 +44,7 @@ class TiledProcess:
                 stderr=subprocess.STDOUT,
             )
         process = self._process
-        wait_until(lambda: answers(self.uri) or process.poll() is not None, timeout=60)
+        wait_until(lambda: answers(self.uri) or process.poll() is not None, timeout=120)
         assert process.poll() is None, (self._folder / "tiled.log").read_text()
 
     def kill(self) -> None:
