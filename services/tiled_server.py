@@ -64,6 +64,12 @@ def server_config(settings: TiledSettings, key: str) -> dict[str, Any]:
             "readable_storage": [Path(place).resolve().as_uri() for place in settings.readable],
             "init_if_not_exists": True,
         },
+        # Without it `run.documents()`, and databroker's `header.documents()`, are answered by 406.
+        "media_types": {
+            "BlueskyRun": {
+                "application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"
+            }
+        },
         "authentication": {"single_user_api_key": key, "allow_anonymous_access": False},
         "uvicorn": {
             "host": settings.host,
