@@ -229,7 +229,7 @@ def make_specimen(name: str, seed: int, pixel_size: float | None, apertures: int
     built_in: dict[str, Callable[[], Any]] = {
         "neuropil": lambda: NeuropilSection(seed),
         "points": PointGrid,
-        "tape": lambda: _Apertures(seed, apertures),
+        "tape": lambda: Tape(apertures, seed=seed),
     }
     if name in built_in:
         return built_in[name]()
@@ -239,15 +239,6 @@ def make_specimen(name: str, seed: int, pixel_size: float | None, apertures: int
         )
     image = load_micrograph(name)
     return ImageSpecimen(image.pixels, pixel_size or image.pixel_size or "auto", seed=seed)
-
-
-class _Apertures:
-    """A tape as the microscope takes it."""
-
-    def __init__(self, seed: int, apertures: int) -> None:
-        self._tape = Tape(apertures, seed=seed)
-        self.n_apertures = len(self._tape)
-        self.specimen = self._tape.specimen
 
 
 def connect(options: dict[str, Any]) -> Instrument:
