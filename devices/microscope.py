@@ -10,6 +10,7 @@ from typing import Any
 
 from ophyd import Component as Cpt
 from ophyd import EpicsSignal, EpicsSignalRO
+from ophyd.utils import DisconnectedError
 
 from devices.connection import Connectable
 from devices.setting import Setting
@@ -126,6 +127,8 @@ class Microscope(Connectable):
 
 def _failure_to_set(signal: Setting, value: str) -> Exception | None:
     """Set a signal and wait; give what went wrong, if anything did."""
+    if not signal.connected:  # ophyd would wait for it: too long for what is urgent
+        return DisconnectedError(f"{signal.setpoint_pvname} is not connected")
     try:
         signal.set(value).wait()
     except Exception as error:

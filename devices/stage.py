@@ -5,6 +5,7 @@ A stock motor that is stopped by someone else reports success far from its targe
 
 from __future__ import annotations
 
+import logging
 from threading import Lock
 from typing import Any
 
@@ -16,6 +17,10 @@ from ophyd.utils import DisconnectedError
 from devices.connection import Connectable
 from devices.status import MoveOutcome
 from devices.timeouts import MOVE_MARGIN
+
+_LOOK = "is the IOC alive? Look at its log, and start it with `temline up`"
+
+_log = logging.getLogger(__name__)
 
 
 class PositionError(RuntimeError):
@@ -54,6 +59,12 @@ class StageAxis(EpicsMotor):
         self.motor_done_move.subscribe(
             self._connection_changed, event_type=self.motor_done_move.SUB_META, run=False
         )
+
+    @property
+    def position(self) -> float | None:
+        """The position that was seen last; it can be asked for when the IOC is gone, too."""
+        position: float | None = self._position
+        return position
 
     def travel_time(self, target: float) -> float:
         """Give the longest time, in s, that a move from here to `target` can take.
@@ -134,7 +145,10 @@ class StageAxis(EpicsMotor):
             Whether the move that this cuts off counts as done, as when a plan is paused.
         """
         self._end(None if success else PositionError(f"{self.name} was stopped on its way"))
-        super().stop(success=success)
+        if self.connected:
+            super().stop(success=success)
+        else:
+            _log.error("%s, so it cannot be stopped: %s", self._lost(), _LOOK)
 
     def _done_moving(self, success: bool = True, **kwargs: Any) -> None:
         """Compare the position with the target, now that the record says that it is done."""
@@ -200,9 +214,6 @@ class StageAxis(EpicsMotor):
             outcome.set_finished()
         else:
             outcome.set_exception(error)
-
-
-_LOOK = "is the IOC alive? Look at its log, and start it with `temline up`"
 
 
 class Stage(Connectable):
