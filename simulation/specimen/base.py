@@ -372,11 +372,12 @@ class PyramidSpecimen(ABC):
                 f"{FINEST_LEVEL} to {COARSEST_LEVEL}"
             )
         scale = NM_PER_UM / level
+        hair = 1e-6  # px: a bound on the edge of a pixel does not take in the next one
         return (
-            floor((-y - height_um / 2) * scale),
-            ceil((-y + height_um / 2) * scale),
-            floor((x - width_um / 2) * scale),
-            ceil((x + width_um / 2) * scale),
+            floor((-y - height_um / 2) * scale + hair),
+            ceil((-y + height_um / 2) * scale - hair),
+            floor((x - width_um / 2) * scale + hair),
+            ceil((x + width_um / 2) * scale - hair),
         )
 
     def _chunks_of(

@@ -21,7 +21,8 @@ from simulation.specimen.neuropil import NeuropilSection
 APERTURE_UM = (2000.0, 1500.0)
 PITCH_UM = 6000.0
 SECTION_UM = (1200.0, 900.0)
-CORNER_UM = 120.0
+CORNER = 0.08
+"""Radius of the corners of an aperture, as a share of its shorter side."""
 KEPT = 2
 """Apertures whose texture is kept; one that is gone back to later is made again, the same."""
 
@@ -257,7 +258,7 @@ class ApertureSpecimen(PyramidSpecimen):
     ) -> NDArray[np.float64]:
         """Share of each pixel that the opening, a rectangle with round corners, leaves free."""
         half_x, half_y = self.aperture_um[0] / 2, self.aperture_um[1] / 2
-        corner = min(CORNER_UM, half_x, half_y)
+        corner = 2 * CORNER * min(half_x, half_y)
         out_x, out_y = np.abs(x) - (half_x - corner), np.abs(y) - (half_y - corner)
         outside = np.hypot(np.maximum(out_x, 0), np.maximum(out_y, 0))
         distance = outside + np.minimum(np.maximum(out_x, out_y), 0) - corner

@@ -196,7 +196,7 @@ def _draw_resin(feature: Feature, patch: Patch) -> None:
 
 
 def _draw_debris(feature: Feature, patch: Patch) -> None:
-    patch.replace(_ellipse(feature, patch, 0.12), DEBRIS)
+    patch.replace(_ellipse(feature, patch, 0.08), DEBRIS)
 
 
 def _band(off: Floats, half: Floats, soft: float) -> Floats:

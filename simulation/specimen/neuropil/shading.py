@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.signal import fftconvolve
 
 from simulation.specimen.neuropil.cells import (
     BLOOD,
@@ -94,8 +95,8 @@ def membrane_profiles(level: int) -> NDArray[np.float32]:
         smear = 5.0 + 95.0 * (k / (N_OBLIQUE - 1)) ** 2.2
         box = np.clip(smear / 2 + 0.5 - np.abs(d), 0, 1)
         gauss = np.exp(-0.5 * (d / (0.5 * level)) ** 2)
-        kernel = np.convolve(box / box.sum(), gauss / gauss.sum(), mode="same")
-        profiles.append(np.convolve(bilayers, kernel, mode="same")[2 * reach : 3 * reach])
+        kernel = fftconvolve(box / box.sum(), gauss / gauss.sum(), mode="same")
+        profiles.append(fftconvolve(bilayers, kernel, mode="same")[2 * reach : 3 * reach])
     return np.array(profiles, np.float32)
 
 
