@@ -6,11 +6,11 @@ They read documents like every other consumer, so they work at a console as in t
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from bluesky.callbacks import LiveTable
 from event_model import RunRouter, unpack_event_page
@@ -100,10 +100,12 @@ class MontageProgress:
         self._tasks: dict[tuple[str, str], TaskID] = {}  # by raw uid and what is counted
         self._tiles: dict[tuple[str, str], set[int]] = {}
         self._router = RunRouter([self._factory])
+        self._lock = threading.Lock()  # raw and processed documents come on different threads
 
     def __call__(self, name: str, doc: dict[str, Any]) -> None:
         """Take a document of a raw or processed run in."""
-        self._router(name, doc)
+        with self._lock:
+            self._router(name, doc)
 
     @property
     def running(self) -> bool:
@@ -188,6 +190,8 @@ class Thumbnail:
 
     def show(self) -> Any:
         """Draw it with matplotlib; gives the figure."""
+        import matplotlib.pyplot as plt  # slow to import, and seldom needed
+
         height, width = self.pixels.shape
         figure, axes = plt.subplots(figsize=(8, 8 * height / width), layout="constrained")
         axes.imshow(self.pixels, cmap="gray", vmin=0, vmax=255)

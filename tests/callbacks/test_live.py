@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,7 +107,7 @@ def test_a_thumbnail_is_shown_and_saved(tmp_path):
     small = Thumbnail(np.arange(60 * 80, dtype=np.uint16).reshape(60, 80))
     figure = small.show()
     assert figure.axes[0].images[0].get_array().shape == (60, 80)
-    mpl.pyplot.close(figure)
+    plt.close(figure)
     small.save(str(tmp_path / "small.png"))
     with Image.open(tmp_path / "small.png") as picture:
         assert picture.size == (80, 60)
