@@ -149,11 +149,9 @@ class Cam(Group):
 
     @property
     def _readout(self) -> Readout:
-        return Readout(
-            self._bin_x.value,
-            self._data_type.value,
-            (self._min_y.value, self._min_x.value, self._size_y.value, self._size_x.value),
-        )
+        sides = (self._min_y, self._min_x, self._size_y, self._size_x)
+        top, left, height, width = (int(side.value) for side in sides)  # CA gives numpy's integers
+        return Readout(int(self._bin_x.value), self._data_type.value, (top, left, height, width))
 
     def _check_still(self) -> None:
         if self._task is not None:
