@@ -45,6 +45,7 @@ class Microscope(Group):
         self._driver = driver
         self._worker = Worker("column")
         self._writing = asyncio.Lock()
+        self._answers = True
         reading = driver.read()
         self._settings = {
             name: self.setting(
@@ -112,7 +113,8 @@ class Microscope(Group):
         except Exception as error:
             await self._failed(error)
             return
-        if self._error.value:
+        if not self._answers:
+            self._answers = True
             logger.info("the column answers again")
             await show(self._error, "")
             await clear_alarm(self._readbacks)
@@ -122,8 +124,9 @@ class Microscope(Group):
             await show(self._status[name], value)
 
     async def _failed(self, error: Exception) -> None:
-        if str(error) != self._error.value:
+        if self._answers:
             logger.error("column: %s", error)
+        self._answers = False
         await show(self._error, str(error))
         await raise_alarm(self._readbacks)
 

@@ -14,7 +14,7 @@ from typing import Any
 from caproto import AccessRights, AlarmSeverity, AlarmStatus, ChannelData, SkipWrite
 from caproto._data import CannotExceedLimits
 
-from ioc.drivers.protocol import Axis, DriverError, StageDriver, StageReading
+from ioc.drivers.protocol import Axis, DriverError, DriverTimeoutError, StageDriver, StageReading
 from ioc.records import Group, Real, clear_alarm, raise_alarm, show
 from ioc.worker import Worker
 
@@ -180,6 +180,7 @@ class Motor:
         """Move, and return when it is over: this is what makes a put-completion wait."""
         if self.fields.stop_pause_move_go.value in ("Stop", "Pause"):
             raise DriverError(f"{self.target.pvname}.SPMG is not 'Go': it does not move")
+        self._stage.check_answers()
         await self._begin(float(value))
         try:
             self.started = await self._stage.start(self, float(value))
@@ -293,6 +294,11 @@ class Stage(Group):
         """Fill the fields of the motor records."""
         for motor in self.motors.values():
             await motor.prepare()
+
+    def check_answers(self) -> None:
+        """Refuse to begin something with hardware that does not answer."""
+        if not self._answers:
+            raise DriverTimeoutError(self.error.value)
 
     def wake(self) -> None:
         """Read the hardware at once, and often while something moves."""

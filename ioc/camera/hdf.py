@@ -220,7 +220,7 @@ class HdfPlugin(Plugin):
 
     @staticmethod
     def _explain(error: Exception, path: Path) -> str:
-        if isinstance(error, FileExistsError) or path.exists():
+        if isinstance(error, FileExistsError):
             return f"{path} exists already: set another FileName or FileNumber"
         if not path.parent.is_dir():
             return f"{path.parent} does not exist: set a FilePath that does, or CreateDirectory"

@@ -45,6 +45,8 @@ class FrameFile:
     def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype) -> None:
         self.path = path
         self.count = 0
+        if path.exists():  # h5py would see it too, but says so without the type of the error
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         self._reserve(0)
         self._file = h5py.File(path, "x", libver="latest")
         try:

@@ -1,0 +1,80 @@
+"""The file of frames on its own: what it holds, and what it does when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections import namedtuple
+
+import h5py
+import numpy as np
+import pytest
+
+from ioc.camera.writer import DATA, TIME_STAMP, UNIQUE_ID, FrameFile
+from ioc.drivers.protocol import Frame
+
+SHAPE = (24, 32)
+
+
+def frame(number: int, dtype=np.uint16, shape=SHAPE) -> Frame:
+    return Frame(np.full(shape, number, dtype), number, 1e9 + number)
+
+
+@pytest.fixture
+def file(tmp_path):
+    file = FrameFile(tmp_path / "frames.h5", SHAPE, np.dtype("u2"))
+    yield file
+    file.close()
+
+
+def test_holds_frames_numbers_and_times(file):
+    for number in (11, 13, 14):
+        file.append(frame(number))
+    file.close()
+    with h5py.File(file.path) as read:
+        assert read[DATA].shape == (3, *SHAPE)
+        assert read[DATA].chunks == (1, *SHAPE)
+        assert [data.mean() for data in read[DATA]] == [11, 13, 14]
+        assert read[UNIQUE_ID][:].tolist() == [11, 13, 14]
+        assert read[TIME_STAMP][:].tolist() == [1e9 + 11, 1e9 + 13, 1e9 + 14]
+        assert read["entry"].attrs["NX_class"] == "NXentry"
+
+
+def test_frames_that_are_not_contiguous(file):
+    data = np.arange(24 * 64, dtype=np.uint16).reshape(24, 64)[:, ::2]
+    file.append(Frame(data, 1, 0.0))
+    file.close()
+    with h5py.File(file.path) as read:
+        np.testing.assert_array_equal(read[DATA][0], data)
+
+
+@pytest.mark.parametrize("wrong", [frame(1, np.uint8), frame(1, shape=(32, 24))])
+def test_refuses_frames_of_another_kind(file, wrong):
+    with pytest.raises(ValueError, match="start a new capture"):
+        file.append(wrong)
+    assert file.count == 0
+
+
+def test_does_not_write_over_a_file(file):
+    with pytest.raises(FileExistsError):
+        FrameFile(file.path, SHAPE, np.dtype("u2"))
+
+
+def test_stops_while_the_file_can_still_be_closed(file, monkeypatch):
+    file.append(frame(1))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 2**20))
+    with pytest.raises(OSError, match="No space left on device: 1 MiB free") as raised:
+        file.append(frame(2))
+    assert raised.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    file.append(frame(3))  # there is room again: the frame that failed has left no hole
+    file.close()
+    with h5py.File(file.path) as read:
+        assert read[UNIQUE_ID][:].tolist() == [1, 3]
+
+
+def test_leaves_no_file_that_could_not_be_laid_out(tmp_path):
+    with pytest.raises(ValueError, match=r"[Cc]hunk"):
+        FrameFile(tmp_path / "bad.h5", (0, 10), np.dtype("u2"))
+    assert not (tmp_path / "bad.h5").exists()
