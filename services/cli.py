@@ -5,7 +5,6 @@ Each command imports what it needs when it runs, so that help and mistakes answe
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -94,19 +93,16 @@ def ioc(config: SiteFile = None) -> None:
     """
     from config import load
     from services.environment import set_environment
-    from services.processes import ioc_settings
-    from services.runtime import require_free
+    from services.processes import write_ioc_settings
 
     loaded = load(config).config
     if loaded.ioc.driver is None:
         raise typer.BadParameter("ioc.driver is null: this configuration has no IOC of its own")
-    for interface in loaded.epics.interfaces:
-        require_free(interface, loaded.epics.port, "epics.port")
+    settings = write_ioc_settings(loaded)
     set_environment(loaded)
-    from ioc.server import IocSettings, serve
+    from ioc.__main__ import main as serve
 
-    print(f"Serving {loaded.epics.prefix}* on port {loaded.epics.port}; Ctrl-C ends it.")
-    serve(IocSettings(**ioc_settings(loaded)))
+    sys.exit(serve(["--settings", str(settings)]))
 
 
 @app.command()
@@ -184,7 +180,6 @@ def replay(config: SiteFile = None) -> None:
 
 def main() -> None:
     """Run the command line; mistakes of the user end in a message, not in a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()
     except KeyboardInterrupt:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rich.console import Console
+
 from config.loader import SITE_VARIABLE
+from services.logs import set_up_logging
 from services.runtime import load_joined
 
 STARTUP = Path(__file__).parents[1] / "profile_collection" / "startup"
@@ -35,7 +38,9 @@ def run_console(site: Path | None) -> None:
     import IPython
     from traitlets.config import Config as IPythonConfig
 
-    folder = load_joined(site).config.folder.absolute() / "ipython"
+    config = load_joined(site).config
+    set_up_logging(config.log.folder, "console", config.log.level, Console())
+    folder = config.folder.absolute() / "ipython"
     folder.mkdir(parents=True, exist_ok=True)
     if site is not None:
         os.environ[SITE_VARIABLE] = str(site.absolute())

@@ -48,6 +48,7 @@ def set_up_logging(folder: Path, name: str, level: str, console: Console) -> Pat
     to_terminal.addFilter(lambda record: record.name.partition(".")[0] in OUR_PACKAGES)
     logging.basicConfig(level=level, handlers=[to_file, to_terminal], force=True)
     logging.captureWarnings(True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request
     with path.open("ab") as file:
         _keep_libraries_quiet(file.fileno())
     return path

@@ -6,6 +6,7 @@ Settings go to a process in a JSON file, keys in its environment.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from config import Config
@@ -74,8 +75,8 @@ def ioc_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def ioc_service(config: Config) -> Service:
-    """Describe our own IOC. The EPICS environment must be set (`set_environment`).
+def write_ioc_settings(config: Config) -> Path:
+    """Write the settings of our own IOC to the file that its process reads; give its path.
 
     Raises
     ------
@@ -84,14 +85,26 @@ def ioc_service(config: Config) -> Service:
     """
     for interface in config.epics.interfaces:
         require_free(interface, config.epics.port, "epics.port")
-    file = config.folder / "ioc.json"
+    file = (config.folder / "ioc.json").absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(ioc_settings(config), indent=2), encoding="utf-8")
+    return file
+
+
+def ioc_service(config: Config) -> Service:
+    """Describe our own IOC. The EPICS environment must be set (`set_environment`).
+
+    Raises
+    ------
+    PortInUseError
+        If its port is taken.
+    """
+    file = write_ioc_settings(config)
     probe = config.epics.prefix + IOC_PROBES[config.ioc.groups[0]]
     return Service(
         name="ioc",
         module="ioc",
-        arguments=("--settings", str(file.absolute())),
+        arguments=("--settings", str(file)),
         ready=lambda: _pv_answers(probe),
         start_timeout=config.ioc.start_timeout,
     )

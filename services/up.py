@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 
+from rich.console import Console
+
 from config import Loaded
 from services.environment import set_environment
 from services.interrupts import Interrupts
 from services.launcher import Launcher
+from services.logs import set_up_logging
 from services.processes import services_of, tiled_access
 from services.runtime import Instance
 
@@ -32,6 +35,7 @@ def run_up(loaded: Loaded) -> None:
         Launcher(config.log.folder, before_stop=interrupts.shield) as launcher,
     ):
         try:
+            set_up_logging(config.log.folder, "up", config.log.level, Console())
             set_environment(config)
             services = services_of(config)
             print(f"Starting {' and '.join(one.name for one in services) or 'nothing'} …")

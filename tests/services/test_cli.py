@@ -2,9 +2,9 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,14 +32,13 @@ def temline(tmp_path):
 
 
 def test_help_lists_the_commands_and_is_quick(temline):
-    seconds = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        result = temline("--help")
-        seconds.append(time.perf_counter() - begun)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = temline("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0
     assert set(re.findall(r"^│ (\w+) ", result.stdout, re.MULTILINE)) >= set(COMMANDS)
-    assert min(seconds) < 0.5
+    # Of the processor, since others may keep it busy.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,156 @@
+"""The demo, as a user runs it: what it measures, what it prints, and that nothing stays behind."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.commands import press_ctrl_c
+
+SMALL = ("demo", "--rows", "3", "--columns", "3", "--tile-size", "512")
+TINY = ("demo", "--rows", "2", "--columns", "2", "--tile-size", "256")
+FEW_FRAMES = {"TEMLINE_REFERENCES__FRAMES": "4"}
+KEYS = {
+    "tiles_taken",
+    "tiles_skipped",
+    "tiles_retaken",
+    "tiles_failed",
+    "residual_px_median",
+    "truth_error_px_rms",
+    "nominal_error_px_rms",
+    "mpx_per_s",
+    "exposure_share",
+    "seconds",
+    "raw_uid",
+    "processed_uid",
+}
+
+
+@pytest.mark.timeout(300)
+def test_a_small_demo_measures_what_it_did_and_leaves_nothing_running(temline, tmp_path, left_over):
+    demo = temline(*SMALL, "--exit", "--json", "figures.json")
+    assert demo.wait(240) == 0, demo.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.keys() >= KEYS
+    assert (figures["tiles_taken"], figures["tiles_skipped"]) == (7, 2)
+    assert figures["tiles_failed"] == 0
+    assert figures["residual_px_median"] <= 1.0
+    assert figures["truth_error_px_rms"] <= 1.0
+    assert figures["nominal_error_px_rms"] > 5 * figures["truth_error_px_rms"]
+    assert 0 < figures["exposure_share"] < 1
+    assert f"{figures['truth_error_px_rms']:.3f} px" in demo.output
+    assert "7 taken, 2 skipped" in demo.output
+    assert left_over() == []
+    assert {path.name for path in (tmp_path / ".temline" / "log").glob("*.log")} == {
+        "demo.log",
+        "ioc.log",
+        "tiled.log",
+    }
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_stays_and_its_python_lines_open_the_mosaic(temline, left_over, tmp_path):
+    demo = temline(*TINY, **FEW_FRAMES)
+    demo.until_said("Ctrl-C ends everything", 240)
+    lines = re.findall(r"^    (.*)$", demo.output, re.MULTILINE)
+    script = "\n".join((*lines, "print(mosaic.shape, mosaic.dtype, float(mosaic.std()))"))
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    height, width, dtype, spread = re.fullmatch(
+        r"\((\d+), (\d+)\) (\w+) (\S+)\n", result.stdout
+    ).groups()
+    assert 256 < int(height) < 512
+    assert 256 < int(width) < 512
+    assert dtype == "uint16"
+    assert np.isfinite(float(spread))
+    assert float(spread) > 0
+
+    second = temline(*TINY)
+    assert second.wait(60) == 1
+    assert "temline demo runs here already" in second.output
+    assert str(demo.process.pid) in second.output
+
+    press_ctrl_c(demo.process)
+    assert demo.wait() == 0
+    assert "Stopping" in demo.output
+    assert left_over() == []
+
+
+def _at_once(demo):
+    return True
+
+
+def _while_it_imports(demo):
+    return demo.process.poll() is None and time.monotonic() - demo.begun > 0.3
+
+
+def _when_the_ioc_starts(demo):
+    return (demo.folder / ".temline" / "log" / "ioc.log").exists()
+
+
+def _when_tiled_serves(demo):
+    log = demo.folder / ".temline" / "log" / "tiled.log"
+    return log.exists() and "Uvicorn running" in log.read_text()
+
+
+def _in_the_montage(demo):
+    # After autofocus, dark field and bright field, each with a file of its own.
+    return len(list((demo.folder / ".temline" / "data" / "frames").rglob("*.h5"))) > 3
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        _at_once,
+        _while_it_imports,
+        _when_the_ioc_starts,
+        _when_tiled_serves,
+        _in_the_montage,
+    ],
+)
+def test_ctrl_c_at_any_moment_leaves_no_process(temline, left_over, moment):
+    demo = temline(*SMALL, **FEW_FRAMES)
+    demo.begun = time.monotonic()
+    demo.until(lambda: moment(demo), moment.__name__)
+    press_ctrl_c(demo.process)
+    assert demo.wait() in (130, -signal.SIGINT), demo.output
+    deadline = time.monotonic() + 10  # what was started a moment before it notices by itself
+    while left_over() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left_over() == []
+
+
+@pytest.mark.timeout(300)
+def test_a_demo_that_is_killed_takes_its_processes_with_it(temline, left_over):
+    demo = temline(*TINY)
+    demo.until(lambda: _when_tiled_serves(demo), "Tiled")
+    assert len(left_over()) == 3
+    demo.process.kill()
+    deadline = time.monotonic() + 20
+    while left_over() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left_over() == []
+
+
+def test_a_specimen_that_does_not_exist_is_refused(temline):
+    demo = temline("demo", "--specimen", "nowhere.png")
+    assert demo.wait(60) == 1
+    assert "--specimen nowhere.png: there is no such file" in demo.output
+    assert "Traceback" not in demo.output
+
+
+def test_a_file_that_is_no_image_is_refused_with_its_name(temline, tmp_path, left_over):
+    (tmp_path / "letter.png").write_text("not an image")
+    demo = temline(*TINY, "--specimen", "letter.png")
+    assert demo.wait(120) == 1
+    assert "letter.png" in demo.output
+    assert "Traceback" not in demo.output
+    assert left_over() == []
