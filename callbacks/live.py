@@ -190,7 +190,7 @@ class Thumbnail:
 
     def show(self) -> Any:
         """Draw it with matplotlib; gives the figure."""
-        import matplotlib.pyplot as plt  # slow to import, and seldom needed
+        import matplotlib.pyplot as plt  # noqa: PLC0415 - slow to import, and seldom needed
 
         height, width = self.pixels.shape
         figure, axes = plt.subplots(figsize=(8, 8 * height / width), layout="constrained")

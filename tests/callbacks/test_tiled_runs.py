@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
 import time
 
 import httpx
@@ -80,10 +83,12 @@ def test_tiled_serves_the_raw_and_the_processed_run(written, recorder, tiled):
     assert half.shape[1:] == tuple((side + 1) // 2 for side in mosaic["mosaic_0"].shape[1:])
     assert max(mosaic[levels[-1]].shape) <= 512
 
-    began = time.perf_counter()
+    times = []
     for _ in range(5):
+        began = time.perf_counter()
         mosaic["mosaic_0"][0, 100:612, 50:562]
-    assert (time.perf_counter() - began) / 5 < 0.5
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.3  # 0.05 on an idle machine
 
     link = mosaic["thumbnail"].uri.replace("/metadata/", "/array/full/")
     headers = {"Authorization": f"Apikey {KEY}"}
@@ -94,23 +99,47 @@ def test_tiled_serves_the_raw_and_the_processed_run(written, recorder, tiled):
     assert thumbnail(processed).pixels.shape == mosaic["thumbnail"].shape[1:]
 
 
-def test_databroker_reads_the_same_runs(written):
-    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
-    from databroker import Broker
+DATABROKER = """
+import json, sys
+from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
+from databroker import Broker
+from tiled.client import from_uri
 
-    client, montage, raw_uid, uid = written
-    catalogue = CatalogOfBlueskyRuns(
-        client.context, item=client.item, structure_clients=client.structure_clients
+uri, key, raw_uid, uid = sys.argv[1:]
+client = from_uri(uri, api_key=key)
+catalogue = CatalogOfBlueskyRuns(
+    client.context, item=client.item, structure_clients=client.structure_clients
+)
+broker = Broker(catalogue)
+raw, processed = broker[raw_uid], broker[uid]
+print(json.dumps({
+    "plan": raw.start["plan_name"],
+    "tiles": list(raw.table("primary")["tile_index"]),
+    "verdicts": list(processed.table("tile")["verdict"]),
+    "documents": [name for name, _ in processed.documents()],
+    "found": [run.start["uid"] for run in broker(raw_uid=raw_uid)],
+}))
+"""
+
+
+def test_databroker_reads_the_same_runs(written, tiled):
+    """In a process of its own: a Broker turns all clients of its process to its old layout."""
+    _, montage, raw_uid, uid = written
+    done = subprocess.run(
+        [sys.executable, "-c", DATABROKER, tiled.uri, KEY, raw_uid, uid],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
-    broker = Broker(catalogue)
-    raw, processed = broker[raw_uid], broker[uid]
-    assert raw.start["plan_name"] == "montage"
-    assert list(raw.table("primary")["tile_index"]) == list(range(montage.n_tiles))
-    assert list(processed.table("tile")["verdict"]) == ["pass"] * montage.n_tiles
-    names = [name for name, _ in processed.documents()]
-    assert (names[0], names[-1]) == ("start", "stop")
-    assert names.count("stream_resource") >= 3
-    assert [run.start["uid"] for run in broker(raw_uid=raw_uid)] == [uid]
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["plan"] == "montage"
+    assert seen["tiles"] == list(range(montage.n_tiles))
+    assert seen["verdicts"] == ["pass"] * montage.n_tiles
+    assert (seen["documents"][0], seen["documents"][-1]) == ("start", "stop")
+    assert seen["documents"].count("stream_resource") >= 3
+    assert seen["found"] == [uid]
 
 
 def test_a_search_finds_what_was_made_of_a_raw_run(written):
