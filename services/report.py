@@ -99,17 +99,13 @@ class Recorder:
             self._streams[doc["uid"]] = doc["name"]
             for device in doc.get("configuration", {}).values():
                 self.configuration |= device["data"]
-        elif name == "event":
-            self._add(doc["descriptor"], doc["data"])
-        elif name == "event_page":
+        elif name == "event_page":  # to which the router turns single events too
+            events = self.events.setdefault(self._streams[doc["descriptor"]], [])
             for values in zip(*doc["data"].values(), strict=True):
-                self._add(doc["descriptor"], dict(zip(doc["data"], values, strict=True)))
+                events.append(dict(zip(doc["data"], values, strict=True)))
         elif name == "stop":
             self.stop = doc
             self.ended.set()
-
-    def _add(self, descriptor: str, data: dict[str, Any]) -> None:
-        self.events.setdefault(self._streams[descriptor], []).append(data)
 
     def last(self, stream: str, key: str = "tile_index") -> dict[int, dict[str, Any]]:
         """Give the last event of each tile of a stream."""

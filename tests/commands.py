@@ -35,10 +35,11 @@ class Command:
     def __init__(self, folder: Path, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
         self.folder = folder
         self.lines: list[str] = []
+        self.environ = os.environ | {"COLUMNS": "160", "PYTHONUNBUFFERED": "1"} | environ
         self.process = subprocess.Popen(
             [TEMLINE, *arguments],
             cwd=folder,
-            env=os.environ | {"COLUMNS": "160", "PYTHONUNBUFFERED": "1"} | environ,
+            env=self.environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,114 @@
+"""RunEngine, devices and callbacks as the configuration says; and what is told when it is wrong."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from callbacks.quality import Thresholds
+from callbacks.tile_jobs import ProcessorSettings
+from config import load
+from config.model import Quality
+from services.engine import (
+    DeviceError,
+    add_baseline,
+    find_part,
+    make_devices,
+    make_executor,
+    make_run_engine,
+)
+
+
+def config(**environ):
+    return load(environ=environ).config
+
+
+def test_start_documents_say_which_instrument_took_the_run():
+    RE = make_run_engine(config(TEMLINE_OPERATOR="ada", TEMLINE_INSTRUMENT="TEM-7"))
+    assert RE.md["operator"] == "ada"
+    assert RE.md["instrument"] == "TEM-7"
+    assert RE.md["temline_version"]
+
+
+def test_the_operator_is_the_login_name_if_none_is_given(monkeypatch):
+    monkeypatch.setenv("LOGNAME", "grace")
+    assert make_run_engine(config()).md["operator"] == "grace"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("devices.stage.Stag", "devices.stage.class is devices.stage.Stag, which cannot be"),
+        ("no_such_package.Stage", "No module named 'no_such_package'"),
+        ("ophyd.Signal", "devices.stage: ophyd.Signal does not take these options"),
+    ],
+)
+def test_a_class_that_cannot_be_made_is_named_with_its_key(path, words):
+    bad = config(
+        TEMLINE_DEVICES__STAGE__CLASS=path, TEMLINE_DEVICES__STAGE__OPTIONS="{colour: red}"
+    )
+    with pytest.raises(DeviceError, match=words):
+        make_devices(bad.model_copy(update={"devices": {"stage": bad.devices["stage"]}}))
+
+
+def test_a_baseline_of_what_does_not_exist_is_refused():
+    with pytest.raises(DeviceError, match=r"baseline names stage.w, .* devices stage"):
+        find_part({"stage": object()}, "stage.w")
+
+
+def test_a_device_that_is_not_there_is_left_out_of_the_baseline():
+    RE = make_run_engine(config())
+    assert add_baseline(RE, config(), {"scope": object()}) == ["scope"]
+
+
+def test_the_thresholds_and_settings_of_the_callbacks_are_those_of_the_configuration():
+    names = {field.name for field in dataclasses.fields(Thresholds)}
+    assert set(Quality.model_fields) <= names
+    given = Thresholds(**config().quality.model_dump())
+    assert given == Thresholds(), "the defaults of config/default.yml differ from the callbacks'"
+    assert config().processing.max_offset == ProcessorSettings().max_offset
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_the_executor_works(kind):
+    executor = make_executor(config(TEMLINE_PROCESSING__EXECUTOR=kind))
+    with executor:
+        assert list(executor.map(abs, [-1, -2])) == [1, 2]
+        here = os.getpid()
+        assert (executor.submit(os.getpid).result(60) == here) == (kind == "threads")
+
+
+OWNER = """
+import os, sys
+from config import load
+from services.engine import make_executor
+
+if __name__ == "__main__":
+    executor = make_executor(load(environ={"TEMLINE_PROCESSING__EXECUTOR": "processes"}).config)
+    print(executor.submit(os.getpid).result(60), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_worker_processes_end_when_their_owner_is_killed(tmp_path, alive, eventually):
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    owner = subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # of the semaphores that a killed process leaves
+        text=True,
+    )
+    try:
+        worker = int(owner.stdout.readline())
+        assert alive(worker)
+    finally:
+        owner.send_signal(signal.SIGKILL)
+        owner.wait(10)
+        owner.stdin.close()
+        owner.stdout.close()
+    eventually(lambda: not alive(worker), "end of the worker")
