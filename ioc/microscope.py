@@ -38,12 +38,14 @@ class Microscope(Group):
     ----------
     prefix : str
     driver : ColumnDriver
+    timeout : float
+        What a call of the driver may take, in s.
     """
 
-    def __init__(self, prefix: str, driver: ColumnDriver) -> None:
+    def __init__(self, prefix: str, driver: ColumnDriver, timeout: float) -> None:
         super().__init__(prefix)
         self._driver = driver
-        self._worker = Worker("column")
+        self._worker = Worker("column", timeout)
         self._writing = asyncio.Lock()
         self._answers = True
         reading = driver.read()

@@ -16,6 +16,8 @@ from caproto import (
     CaprotoConversionError,
     ChannelAlarm,
     ChannelData,
+    ChannelEnum,
+    ChannelString,
     ChannelType,
     SkipWrite,
 )
@@ -30,6 +32,11 @@ BIG_ARRAY = 2**16
 
 LONG_STRING = 256
 """Length of strings that may be longer than the 40 characters of an EPICS string."""
+
+SHORT_STRING = 39
+"""The most characters of an EPICS string."""
+
+_ASCII = str.maketrans({"µ": "u", "°": "deg ", "−": "-", "×": "x", "Å": "A", "…": "..."})
 
 Apply = Callable[[Any], Awaitable[Any]]
 
@@ -94,11 +101,18 @@ class Choice(PvpropertyEnum):
         return f"{self.pvname} is {sent!r}; it must be one of {choices}{hint}"
 
 
+def plain(text: str, length: int) -> str:
+    """Make a text fit for Channel Access: its bytes have no encoding, and there are not many."""
+    return text.translate(_ASCII).encode("ascii", "replace").decode()[:length]
+
+
 async def show(pv: ChannelData, value: Any, *, always: bool = False) -> None:
     """Publish the value of a PV, if it is another one or has to be repeated.
 
     Nothing is refused here: what the hardware has is shown, also beyond its limits.
     """
+    if isinstance(value, str) and not isinstance(pv, ChannelEnum):
+        value = plain(value, SHORT_STRING if isinstance(pv, ChannelString) else LONG_STRING - 1)
     if not always and pv.value == value:
         return
     has_alarms = getattr(pv, "lower_alarm_limit", 0) != getattr(
@@ -227,6 +241,7 @@ class Group:
             kind = ChannelType.ENUM if read_only else Choice
             extra["enum_strings"] = list(choices)
         elif isinstance(value, str):
+            value = plain(value, LONG_STRING - 1 if long else SHORT_STRING)
             kind, length = (str, LONG_STRING) if long else (ChannelType.STRING, None)
         elif isinstance(value, bytes):
             extra["strip_null_terminator"] = False

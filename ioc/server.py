@@ -53,11 +53,13 @@ class IocSettings:
         Addresses to listen on; anything but 127.0.0.1 lets others drive the microscope.
     data_root : path
         The folder that frames are written below.
+    driver_timeout : float
+        What a call of the driver may take until its subsystem counts as not answering, in s.
 
     Raises
     ------
     ValueError
-        If a group is unknown or there is none.
+        If a group is unknown or there is none, or the time-out is not positive.
     """
 
     prefix: str = "TEM:"
@@ -66,6 +68,7 @@ class IocSettings:
     groups: Sequence[str] = GROUPS
     interfaces: Sequence[str] = (LOOPBACK,)
     data_root: Path | str = ".temline/data"
+    driver_timeout: float = 5.0
 
     def __post_init__(self) -> None:
         unknown = set(self.groups) - set(GROUPS)
@@ -73,6 +76,8 @@ class IocSettings:
             raise ValueError(
                 f"groups is {list(self.groups)}; it must be some of {', '.join(GROUPS)}"
             )
+        if not self.driver_timeout > 0:
+            raise ValueError(f"driver_timeout is {self.driver_timeout}; it must be above 0 s")
 
     @classmethod
     def load(cls, path: Path | str) -> IocSettings:
@@ -104,16 +109,16 @@ def build(settings: IocSettings, instrument: Instrument) -> list[Group]:
     settings : IocSettings
     instrument : Instrument
     """
-    prefix, faults = settings.prefix, instrument.faults
+    prefix, faults, timeout = settings.prefix, instrument.faults, settings.driver_timeout
     groups: list[Group] = []
     if "scope" in settings.groups:
-        groups.append(Microscope(f"{prefix}SCOPE:", instrument.column))
+        groups.append(Microscope(f"{prefix}SCOPE:", instrument.column, timeout))
     if "stage" in settings.groups:
-        groups.append(Stage(f"{prefix}STAGE:", instrument.stage))
+        groups.append(Stage(f"{prefix}STAGE:", instrument.stage, timeout))
     if "camera" in settings.groups:
         check = faults.check_storage if faults is not None else lambda: None
         root = Path(settings.data_root).absolute()
-        groups += camera_groups(f"{prefix}CAM:", instrument.camera, root, check)
+        groups += camera_groups(f"{prefix}CAM:", instrument.camera, root, check, timeout)
     if "faults" in settings.groups and faults is not None:
         groups.append(Faults(f"{prefix}SIM:", faults))
     return groups

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from functools import partial
+from math import inf
 from typing import Any
 
 from caproto import AccessRights, AlarmSeverity, AlarmStatus, ChannelData, SkipWrite
@@ -197,6 +198,7 @@ class Motor:
         """Say that a move begins, even if it turns out to be one of no length."""
         fields = self.fields
         self._arrived.clear()
+        self.started = inf  # what is read from now on is of the move before
         self.stopped = False
         await clear_alarm([self.target])
         await show(fields.ran_out_of_retries, 0)
@@ -261,12 +263,14 @@ class Stage(Group):
     ----------
     prefix : str
     driver : StageDriver
+    timeout : float
+        What a call of the driver may take, in s.
     """
 
-    def __init__(self, prefix: str, driver: StageDriver) -> None:
+    def __init__(self, prefix: str, driver: StageDriver, timeout: float) -> None:
         super().__init__(prefix)
         self.driver = driver
-        self.worker = Worker("stage")
+        self.worker = Worker("stage", timeout)
         self._wake = asyncio.Event()
         self._answers = True
         self._aperture_started: float | None = None

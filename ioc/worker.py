@@ -32,7 +32,7 @@ class Worker:
         How long a call may take unless it says so itself, in s.
     """
 
-    def __init__(self, name: str, timeout: float = 5.0) -> None:
+    def __init__(self, name: str, timeout: float) -> None:
         self.name = name
         self.timeout = timeout
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

@@ -11,6 +11,7 @@ from pathlib import Path
 from ioc.camera.cam import Cam
 from ioc.camera.hdf import HdfPlugin
 from ioc.camera.image import ImagePlugin
+from ioc.camera.plugin import PROCESS_TIMEOUT
 from ioc.camera.stats import StatsPlugin
 from ioc.drivers.protocol import CameraDriver
 from ioc.records import Group
@@ -23,7 +24,8 @@ def camera_groups(
     prefix: str,
     driver: CameraDriver,
     data_root: Path,
-    check_storage: Callable[[], None] = lambda: None,
+    check_storage: Callable[[], None],
+    timeout: float,
 ) -> list[Group]:
     """Make the groups of a camera: cam1:, image1:, HDF1: and Stats1:.
 
@@ -34,12 +36,14 @@ def camera_groups(
     driver : CameraDriver
     data_root : Path
         The only folder, with those below it, that frames are written to.
-    check_storage : callable, optional
+    check_storage : callable
         Called before each frame is written; an OSError that it raises is taken as the disk's.
+    timeout : float
+        What a call of the driver may take, in s.
     """
-    worker = Worker("plugins")
+    worker = Worker("plugins", PROCESS_TIMEOUT)
     shape, pixel_type = driver.sensor_shape, driver.pixel_types[-1]
     hdf = HdfPlugin(f"{prefix}HDF1:", shape, pixel_type, data_root, check_storage)
     image = ImagePlugin(f"{prefix}image1:", shape, pixel_type, worker)
     stats = StatsPlugin(f"{prefix}Stats1:", shape, pixel_type, worker)
-    return [Cam(f"{prefix}cam1:", driver, [hdf, image, stats]), image, hdf, stats]
+    return [Cam(f"{prefix}cam1:", driver, [hdf, image, stats], timeout), image, hdf, stats]

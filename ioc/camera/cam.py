@@ -20,7 +20,6 @@ from ioc.drivers.protocol import CameraDriver, DriverError, Frame, Readout
 from ioc.records import Group, clear_alarm, raise_alarm, show
 from ioc.worker import Worker
 
-EXPOSE_MARGIN = 5.0  # s that an exposure may take over its time
 READ_TIMEOUT = 30.0  # s; the first frame of a simulation waits for its compiler
 TEMPERATURE_PERIOD = 1.0  # s
 SHORTEST = 0.05  # s that Acquire stays up: a stock SingleTrigger, which reads PVs after it has
@@ -63,14 +62,19 @@ class Cam(Group):
     driver : CameraDriver
     plugins : sequence of Plugin
         What each frame is given to.
+    timeout : float
+        What a call of the driver may take, and an exposure over its time, in s.
     """
 
-    def __init__(self, prefix: str, driver: CameraDriver, plugins: Sequence[Plugin]) -> None:
+    def __init__(
+        self, prefix: str, driver: CameraDriver, plugins: Sequence[Plugin], timeout: float
+    ) -> None:
         super().__init__(prefix)
         self._driver = driver
         self._plugins = plugins
-        self._worker = Worker("camera")
-        self._control = Worker("camera control")
+        self._timeout = timeout
+        self._worker = Worker("camera", timeout)
+        self._control = Worker("camera control", timeout)
         self._task: asyncio.Task[None] | None = None
         self._aborting = False
         self._shown = 0.0
@@ -295,7 +299,7 @@ class Cam(Group):
         countdown = asyncio.create_task(self._count_down(exposure))
         try:
             await self._worker.call(
-                self._driver.expose, exposure, readout, timeout=exposure + EXPOSE_MARGIN
+                self._driver.expose, exposure, readout, timeout=exposure + self._timeout
             )
         except Exception:
             if not self._aborting:  # whatever went wrong, the sensor must not stay busy
@@ -366,7 +370,7 @@ class Cam(Group):
                 await raise_alarm([self._temperature_actual])
             else:
                 await clear_alarm([self._temperature_actual])
-                await show(self._temperature_actual, now)
+                await show(self._temperature_actual, now, always=True)
             await asyncio.sleep(TEMPERATURE_PERIOD)
 
     async def close(self) -> None:

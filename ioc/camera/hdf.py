@@ -58,7 +58,13 @@ class HdfPlugin(Plugin):
         check_storage: Callable[[], None],
     ) -> None:
         super().__init__(
-            prefix, "HDF1", "NDFileHDF5", shape, pixel_type, worker=Worker("hdf"), min_time=0.0
+            prefix,
+            "HDF1",
+            "NDFileHDF5",
+            shape,
+            pixel_type,
+            worker=Worker("hdf", WRITE_TIMEOUT),
+            min_time=0.0,
         )
         self._root = data_root.resolve()
         self._root.mkdir(parents=True, exist_ok=True)
@@ -205,9 +211,7 @@ class HdfPlugin(Plugin):
         folder = self._confine(Path(self._path.value))
         path = Path(self._template.value % (f"{folder}/", self._name.value, self._number.value))
         try:
-            file = await self.worker.call(
-                FrameFile, path, self._readout.shape, self._readout.dtype, timeout=WRITE_TIMEOUT
-            )
+            file = await self.worker.call(FrameFile, path, self._readout.shape, self._readout.dtype)
         except Exception as error:
             await self._fail(self._explain(error, path))
             raise DriverError(self._failure) from error
@@ -228,12 +232,12 @@ class HdfPlugin(Plugin):
 
     async def _stop(self) -> None:
         """End a capture and close its file."""
+        await self.capture.show("Done")  # first, so that a frame that comes now is not for it
         file, self._file = self._file, None
-        if file is not None:
-            await self.worker.call(file.close, timeout=WRITE_TIMEOUT)
         self._buffer = []
+        if file is not None:
+            await self.worker.call(file.close)
         await show(self._swmr, "Off")
-        await self.capture.show("Done")
 
     async def _fail(self, message: str) -> None:
         """Say that a write failed, and end the capture."""
@@ -306,7 +310,7 @@ class HdfPlugin(Plugin):
             file.append(frame)
 
         try:
-            await self.worker.call(append, timeout=WRITE_TIMEOUT)
+            await self.worker.call(append)
         except Exception as error:
             await self._fail(f"frame {frame.number} could not be written: {error}")
             raise DriverError(f"HDF1: {self._failure}") from error
@@ -316,7 +320,7 @@ class HdfPlugin(Plugin):
         file = await self._open()
         for frame in frames:
             await self._append(file, frame)
-        await self.worker.call(file.close, timeout=WRITE_TIMEOUT)
+        await self.worker.call(file.close)
         self._buffer = []
 
     async def close(self) -> None:

@@ -127,7 +127,7 @@ class Plugin(Group):
             return
         began = time.monotonic()
         try:
-            result = await self.worker.call(self.process, frame, timeout=PROCESS_TIMEOUT)
+            result = await self.worker.call(self.process, frame)
             await self.publish(frame, result)
         except Exception:
             # A preview or a mean that cannot be had is no reason to lose the frame.

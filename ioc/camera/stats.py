@@ -68,10 +68,7 @@ class StatsPlugin(Plugin):
     def process(self, frame: Frame) -> tuple[Statistics, NDArray[np.float64], float]:
         """Compute the statistics, the histogram in bins, and the sharpness."""
         found = statistics(frame.data)
-        levels = np.arange(found.histogram.size)
-        bins, _ = np.histogram(
-            levels, BINS, (self._low.value, self._high.value), weights=found.histogram
-        )
+        bins = rebin(found.histogram, self._low.value, self._high.value)
         return found, bins, sharpness(frame.data)
 
     async def publish(
@@ -94,3 +91,19 @@ class StatsPlugin(Plugin):
         for name, value in values.items():
             await show(self._values[name], float(value))
         await show(self._histogram, bins.tolist(), always=True)
+
+
+def rebin(histogram: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """Gather a histogram of single values into 256 bins, as `numpy.histogram` would.
+
+    Parameters
+    ----------
+    histogram : ndarray, shape (n,)
+        Count of each value, from 0.
+    low, high : float
+        Edges of the first and of the last bin; the last one includes its upper edge.
+    """
+    edges = np.ceil(np.linspace(low, high, BINS + 1)).astype(int)
+    edges[-1] = int(high) + 1
+    below = np.concatenate([[0.0], np.cumsum(histogram)])
+    return np.diff(below[edges.clip(0, histogram.size)])

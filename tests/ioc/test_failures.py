@@ -220,31 +220,38 @@ class TestDisk:
             assert file[DATA].shape == (1, 128, 128)
 
 
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    return tmp_path_factory.mktemp("flags")
+
+
+@pytest.fixture(scope="module")
+def hanging(module_ioc, images, flags):
+    return module_ioc(
+        driver="tests.ioc.hanging:connect",
+        settings={"driver_timeout": 1.0},
+        folder=str(images),
+        flags=str(flags),
+    )
+
+
 class TestHangingVendor:
-    @pytest.fixture
-    def flags(self, tmp_path):
-        return tmp_path
-
-    @pytest.fixture
-    def ioc(self, start_ioc, images, flags):
-        return start_ioc(driver="tests.ioc.hanging:connect", folder=str(images), flags=str(flags))
-
     def answers(self, *names):
         began = time.monotonic()
         for name in names:
             get(name, timeout=1)
         assert time.monotonic() - began < 1
 
-    def test_column(self, ioc, flags):
-        scope, stage = f"{ioc.prefix}SCOPE:", f"{ioc.prefix}STAGE:"
+    def test_column(self, hanging, flags):
+        scope, stage = f"{hanging.prefix}SCOPE:", f"{hanging.prefix}STAGE:"
         readback = epics.PV(f"{scope}Defocus_RBV", form="time", auto_monitor=True)
         (flags / "column").touch()
         wait_until(lambda: readback.severity == 3, 15, "the readback is invalid")
         assert "did not return" in get(f"{scope}Error_RBV", text=True)
         assert "has not returned" in refusal(f"{scope}Defocus", 1)
         put(f"{stage}X", 5)
-        put(f"{ioc.prefix}CAM:cam1:Acquire", 1)
-        assert state(ioc.prefix)[0] == "Idle"
+        put(f"{hanging.prefix}CAM:cam1:Acquire", 1)
+        assert state(hanging.prefix)[0] == "Idle"
         self.answers(f"{scope}Defocus", f"{stage}X.RBV", f"{scope}Vacuum_RBV")
         (flags / "column").unlink()
         wait_until(lambda: readback.severity == 0, 5, "the alarm goes")
@@ -252,40 +259,40 @@ class TestHangingVendor:
         assert get(f"{scope}Defocus_RBV") == 2
         assert get(f"{scope}Error_RBV", text=True) == ""
 
-    def test_stage(self, ioc, flags):
-        stage = f"{ioc.prefix}STAGE:"
+    def test_stage(self, hanging, flags):
+        stage = f"{hanging.prefix}STAGE:"
         readback = epics.PV(f"{stage}X.RBV", form="time", auto_monitor=True)
         wait_until(lambda: readback.get() is not None, 5)
         (flags / "stage").touch()
         wait_until(lambda: readback.severity == 3, 15, "the readback is invalid")
-        put(f"{ioc.prefix}SCOPE:Defocus", 1)
-        self.answers(f"{stage}Y", f"{ioc.prefix}SCOPE:Defocus_RBV")
+        put(f"{hanging.prefix}SCOPE:Defocus", 1)
+        self.answers(f"{stage}Y", f"{hanging.prefix}SCOPE:Defocus_RBV")
         assert "stage: read has not returned for" in refusal(f"{stage}X", 3)
         (flags / "stage").unlink()
         wait_until(lambda: readback.severity == 0, 5, "the alarm goes")
         put(f"{stage}X", 4)
         assert get(f"{stage}X.RBV") == 4
 
-    def test_camera(self, ioc, flags):
-        cam = f"{ioc.prefix}CAM:cam1:"
+    def test_camera(self, hanging, flags):
+        cam = f"{hanging.prefix}CAM:cam1:"
         put(f"{cam}AcquireTime", 0.01)
         (flags / "camera").touch()
         put(f"{cam}Acquire", 1, wait=False)
         wait_until(lambda: get(f"{cam}Acquire_RBV") == 1, 5)
-        put(f"{ioc.prefix}STAGE:X", 5)
-        self.answers(f"{ioc.prefix}SCOPE:Defocus", f"{cam}AcquireTime")
+        put(f"{hanging.prefix}STAGE:X", 5)
+        self.answers(f"{hanging.prefix}SCOPE:Defocus", f"{cam}AcquireTime")
         wait_until(lambda: get(f"{cam}Acquire_RBV") == 0, 15, "it is given up")
-        assert state(ioc.prefix)[0] == "Error"
-        assert "did not return within" in state(ioc.prefix)[1]
+        assert state(hanging.prefix)[0] == "Error"
+        assert "did not return within" in state(hanging.prefix)[1]
         (flags / "camera").unlink()
-        wait_until(lambda: put(f"{cam}Acquire", 1) or state(ioc.prefix)[0] == "Idle", 10)
+        wait_until(lambda: put(f"{cam}Acquire", 1) or state(hanging.prefix)[0] == "Idle", 10)
 
-    def test_it_still_ends_in_time(self, ioc, flags):
+    def test_it_still_ends_in_time(self, hanging, flags):
         for name in ("column", "stage", "camera"):
             (flags / name).touch()
-        put(f"{ioc.prefix}CAM:cam1:Acquire", 1, wait=False)
-        wait_until(lambda: get(f"{ioc.prefix}CAM:cam1:Acquire_RBV") == 1, 5)
-        assert ioc.stop() < 4
+        put(f"{hanging.prefix}CAM:cam1:Acquire", 1, wait=False)
+        wait_until(lambda: get(f"{hanging.prefix}CAM:cam1:Acquire_RBV") == 1, 5)
+        assert hanging.stop() < 4
 
 
 class TestEnd:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ioc.camera.measure import preview, sharpness, statistics
+from ioc.camera.stats import rebin
 
 
 def section(blur: float, dose: float = 400.0, seed: int = 1, side: int = 512) -> np.ndarray:
@@ -73,6 +74,13 @@ def test_statistics_agree_with_numpy(dtype):
 def test_statistics_of_one_value():
     found = statistics(np.full((64, 64), 65535, np.uint16))
     assert (found.minimum, found.maximum, found.mean, found.sigma) == (65535, 65535, 65535, 0)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 65535), (0, 255), (100, 60_000), (999.5, 1100.2)])
+def test_bins_are_those_of_numpy(low, high):
+    data = np.random.default_rng(3).integers(0, 65536, 20_000)
+    counts = np.bincount(data, minlength=65536).astype(float)
+    np.testing.assert_array_equal(rebin(counts, low, high), np.histogram(data, 256, (low, high))[0])
 
 
 @pytest.mark.parametrize("side", [256, 2048])
