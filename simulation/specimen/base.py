@@ -131,8 +131,9 @@ def level_for(pixel_size: float) -> int:
     """
     if not (isfinite(pixel_size) and pixel_size > 0):
         raise ValueError(f"pixel_size is {pixel_size!r} nm; it must be positive and finite")
-    # The tolerance keeps a calibrated 3.9999 nm on the level of 4 nm.
-    level = 2 ** floor(log2(pixel_size * 1.01))
+    # A tenth finer than a level is still its own: errors of calibration must not cost four times
+    # the texture.
+    level = 2 ** floor(log2(pixel_size * 1.1))
     return int(min(max(level, FINEST_LEVEL), COARSEST_LEVEL))
 
 

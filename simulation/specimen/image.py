@@ -19,6 +19,8 @@ AUTO_SPAN_UM = 24.0
 MICROGRAPH_PIXEL_SIZE = 4.0
 PERCENTILE_SAMPLE = 1e6
 """About so many pixels of a large image are enough for its percentiles."""
+BORDER = 3
+"""Mirrored pixels round the stored image, for the interpolation at its edge."""
 DARKEST, BRIGHTEST = 0.15, 0.90
 """Transmission that the 0.5 and 99.5 percentiles of the image are mapped to."""
 
@@ -78,7 +80,7 @@ class ImageSpecimen(PyramidSpecimen):
             )
         self.pixel_size = float(pixel_size)
         self.shape: tuple[int, int] = picture.shape
-        self._sizes: dict[int, NDArray[np.float32]] = {}
+        self._sizes: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._picture = picture
         self._sizes_lock = threading.Lock()
         # Slow octaves from 1 µm up; fine ones from 1 nm to the pixel of the image, which it lacks.
@@ -93,26 +95,26 @@ class ImageSpecimen(PyramidSpecimen):
     ) -> NDArray[np.uint8]:
         """See `PyramidSpecimen.render`."""
         picture = self._at_level(level)
-        rows = _folded(row, height, level, self.shape[0] * self.pixel_size, picture.shape[0])
-        columns = _folded(column, width, level, self.shape[1] * self.pixel_size, picture.shape[1])
-        padded = np.pad(picture, 3, mode="symmetric")
-        result = cubic_resample(padded, rows + 3, columns + 3, np.float32(1))
+        rows, columns = (
+            _folded(first, count, level, n * self.pixel_size, size - 2 * BORDER) + BORDER
+            for first, count, n, size in zip(
+                (row, column), (height, width), self.shape, picture.shape, strict=True
+            )
+        )
+        result = cubic_resample(picture, rows, columns, np.float32(1))
         where = (level, row, column, height, width)
         result *= 1 + self._stain.sample(*where) + self._grain.sample(*where)
         return np.clip(result + 0.5, 0, OPAQUE_TO_EMPTY).astype(np.uint8)
 
     def _at_level(self, level: int) -> NDArray[np.float32]:
-        """Shrink the image by area, where a level is coarser than it; the sides stay in place."""
+        """Shrink the image by area, where a level is coarser than it; its sides stay in place."""
         shrink = max(level / self.pixel_size, 1.0)
+        height, width = (max(round(n / shrink), 1) for n in self.shape)
         with self._sizes_lock:
-            if level not in self._sizes:
-                height, width = (max(round(n / shrink), 1) for n in self.shape)
-                self._sizes[level] = (
-                    cv2.resize(self._picture, (width, height), interpolation=cv2.INTER_AREA)
-                    if shrink > 1
-                    else self._picture
-                )
-            return self._sizes[level]
+            if (height, width) not in self._sizes:
+                size = cv2.resize(self._picture, (width, height), interpolation=cv2.INTER_AREA)
+                self._sizes[height, width] = np.pad(size, BORDER, mode="symmetric")
+            return self._sizes[height, width]
 
 
 def _folded(first: int, count: int, level: int, length: float, n: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""A micrograph as the specimen: in place, mirrored, unique; and files of every kind, good and bad."""
+"""A micrograph as the specimen: in place, mirrored, unique; and files, good and bad."""
 
 import cv2
 import mrcfile
@@ -51,10 +51,12 @@ def test_coarse_levels_are_means_of_the_picture():
     assert np.ptp(specimen.region(0, 0, 50, 50, 8000.0)) < 0.1
 
 
-def test_a_small_image_is_enlarged_to_a_few_tiles_and_a_large_one_is_not():
+def test_a_small_image_is_enlarged_to_a_few_tiles_and_a_large_one_is_not(monkeypatch):
     assert ImageSpecimen(picture(512, 512)).pixel_size == pytest.approx(24_000 / 512)
     assert ImageSpecimen(picture(400, 512)).pixel_size == pytest.approx(24_000 / 400)
-    assert ImageSpecimen(np.tile(picture(80, 80), (80, 80))).pixel_size == 4.0
+    monkeypatch.setattr("simulation.specimen.image.AUTO_SPAN_UM", 0.5)
+    assert ImageSpecimen(picture(100, 100)).pixel_size == 5.0
+    assert ImageSpecimen(picture(140, 160)).pixel_size == 4.0
 
 
 def test_places_are_unique_where_the_mirrored_image_repeats():

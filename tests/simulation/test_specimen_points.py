@@ -33,7 +33,7 @@ def test_dots_are_where_marks_says(pixel_size):
 
 
 def test_signs_of_the_axes():
-    """From the wide dot at the origin, the long bar points to +x (right), the short one to +y (up)."""
+    """From the wide dot at (0, 0) the long bar points to +x (right), the short one to +y (up)."""
     grid = PointGrid(pitch_um=1.0, radius_um=0.1)
     dark = darkness(grid, 0.0, 0.0, 401, 401, 5.0) > 0.5
     row, column = 200, 200
@@ -44,10 +44,12 @@ def test_signs_of_the_axes():
     assert not dark[row, column - gap], "a bar to the left"
     assert not dark[row + gap, column], "a bar downwards"
     long, short = round(0.7 * 200), round(0.45 * 200)
-    assert dark[row, column + long] and not dark[row - long, column]
+    assert dark[row, column + long]
+    assert not dark[row - long, column]
     assert dark[row - short, column]
     # The dot itself is twice as wide as others.
-    assert dark[row + 38, column] and not dark[row + 38, column - 200]
+    assert dark[row + 38, column]
+    assert not dark[row + 38, column - 200]
 
 
 def test_values():

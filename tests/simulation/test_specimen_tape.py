@@ -19,7 +19,8 @@ def tape():
 
 def test_apertures_are_numbered_from_1(tape):
     assert tape.count == len(tape) == 5
-    assert tape.place(1) == 0 and tape.place(4) == 3 * 400.0
+    assert tape.place(1) == 0
+    assert tape.place(4) == 3 * 400.0
     for index in (0, 6, -1):
         with pytest.raises(IndexError, match="1 to 5"):
             tape.specimen(index)
@@ -40,7 +41,8 @@ def test_metal_film_and_tissue(tape):
     assert specimen.region(100, 0, 16, 16, 4.0).max() == 0
     assert specimen.region(50, 0, 16, 16, 4.0) == pytest.approx(0.95, abs=0.003)
     tissue = specimen.region(0, 0, 128, 128, 16.0)
-    assert tissue.std() > 0.03 and 0.4 < tissue.mean() < 0.8
+    assert tissue.std() > 0.03
+    assert 0.4 < tissue.mean() < 0.8
 
 
 def test_edge_of_the_opening_is_in_its_place(tape):
@@ -68,7 +70,8 @@ def test_a_section_is_made_when_asked_for_and_few_are_kept():
     tape = Tape(50, factory, aperture_um=(120.0, 90.0), pitch=400.0)
     assert made == []
     first = tape.specimen(1)
-    assert tape.specimen(1) is first and len(made) == 1
+    assert tape.specimen(1) is first
+    assert len(made) == 1
     for index in range(2, 6):
         tape.specimen(index)
     assert len(made) == 5
@@ -95,7 +98,8 @@ def test_sections_are_turned_and_shifted_by_the_known_placement():
         # The long bar points along +x of the section: the sense of the rotation.
         bar = placement.to_aperture(0.7, 0.0)
         assert specimen.region(*bar, 3, 3, 4.0).max() < 0.3
-    assert len(angles) == 3 and max(map(abs, angles)) > 0.5
+    assert len(angles) == 3
+    assert max(map(abs, angles)) > 0.5
 
 
 def test_prefetch_and_close(tape):

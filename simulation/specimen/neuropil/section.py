@@ -33,7 +33,8 @@ from simulation.specimen.neuropil.shading import (
 )
 from simulation.specimen.noise import NoiseField
 
-STAMP_REACH_NM = 80.0
+STAMP_REACH_NM = 62.0
+"""How far a dense-core vesicle, the largest that is stamped, reaches from its middle."""
 CELL_REACH_NM = 2500.0
 """How far outside a chunk the warp may reach for its cells."""
 RESOLVED_PIXELS = 3
@@ -216,4 +217,5 @@ def _knife_marks(rng: np.random.Generator) -> NDArray[np.float32]:
 def _blurred_knife(marks: bytes, level: int) -> NDArray[np.float32]:
     """Blur the streaks to the pixel of a level."""
     blur = 0.4 * level / KNIFE_STEP_NM
-    return gaussian_filter1d(np.frombuffer(marks, np.float32), max(blur, 0.1), mode="wrap")
+    blurred = gaussian_filter1d(np.frombuffer(marks, np.float32), max(blur, 0.1), mode="wrap")
+    return np.append(blurred, blurred[0])

@@ -498,7 +498,7 @@ def vary_thickness(level, row0, column0, knife, step, cut, chatter, stain, thick
         See `shade`.
     knife : ndarray of float32, shape (N,)
         Depth of the knife marks along a line across the direction of the cut, endless by
-        repetition.
+        repetition: the last sample is the first one again.
     step : float
         Distance of its samples, in nm.
     cut : tuple of float
@@ -510,7 +510,7 @@ def vary_thickness(level, row0, column0, knife, step, cut, chatter, stain, thick
     thickness : ndarray of float32, shape (H, W)
         Written.
     """
-    n = knife.size
+    n = np.float64(knife.size - 1)
     for i in range(thickness.shape[0]):
         y = (row0 + i + 0.5) * level
         for j in range(thickness.shape[1]):
@@ -519,10 +519,9 @@ def vary_thickness(level, row0, column0, knife, step, cut, chatter, stain, thick
             # Marks and waves come and go along the cut.
             strength = min(max(F(0.55) + F(9) * slow, F(0)), F(1.5))
             p = (x * cut[1] - y * cut[0]) / step
-            k = int(np.floor(p))
-            t = F(p - k)
-            k %= n
-            mark = knife[k] + t * (knife[(k + 1) % n] - knife[k])
+            p -= n * np.floor(p / n)
+            k = min(int(p), knife.size - 2)
+            mark = knife[k] + F(p - k) * (knife[k + 1] - knife[k])
             q = (x * cut[0] + y * cut[1]) / chatter[1]
             wave = F(q - np.floor(q)) - F(0.5)
             wave *= F(8) - F(16) * abs(wave)
