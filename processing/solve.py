@@ -1,6 +1,6 @@
 """Solve a montage: the positions of all tiles that fit the matches between neighbours best.
 
-Wrong matches lose their weight and missing ones are bridged, so no single pair spoils a mosaic.
+Wrong matches are left out and missing ones are bridged, so no single pair spoils a mosaic.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
+from scipy.special import comb
 
 from processing.matching import Match
 
 # A match is never trusted to be better than this, in px: tiles are distorted, so neighbours that
 # were measured to 0.01 px still disagree by more round a loop of four.
 LEAST_SD = 0.05
-LEAST_SCALE = 0.3  # the least residual at which a match starts to lose weight, in px
+LEAST_SCALE = 0.3  # the least standard deviation that residuals are taken to have, in px
 OUTLIER_SCALES = 4.0  # residuals beyond so many robust standard deviations are outliers
-ANNEALING = 4.0  # by how much the scale falls from one round of weights to the next
-FINAL_ROUNDS = 2  # rounds of weights at the final scale
-AGREE_SWEEPS = 10  # the most rounds over all tiles in which single ones are moved
+ROUNDS = 5  # how often matches may be left out or taken back at the end
+MOST_BY_CHANCE = 1e-3  # how often an agreement that is believed may come about by chance
+MOST_MEETING = 64  # matches of a set of tiles from which on ways over it are not looked at
 GAUGE = 1e-7  # pull of the starting positions, of a median match's weight: only fixes the origin
 LEAST_FOR_AFFINE = 6  # solved tiles that it takes to predict how others moved
 NEARBY = 8  # how many of the nearest solved tiles say how a tile next to them moved
@@ -96,11 +98,11 @@ def solve(
 ) -> Solution:
     """Find the positions of tiles from the measured offsets between pairs of them.
 
-    Weighted least squares over all pairs, made robust by weights (Geman and McClure's) whose scale
-    falls from that of the worst residual to that of good matches: graduated non-convexity (Yang et
-    al., IEEE Robotics and Automation Letters 5, 2020). Each set of tiles that hang together keeps
-    the mean of its nominal positions; sets and single tiles apart from the largest are then moved
-    as their neighbours in it were.
+    Weighted least squares over all matches if they fit; else over those that bear each other out:
+    that close loops, or agree on where sets of tiles lie (in the spirit of pairwise consistency:
+    J. G. Mangelson et al., IEEE Int. Conf. Robotics and Automation, 2018). Each set of tiles that
+    hang together keeps the mean of its nominal positions; sets and single tiles apart from the
+    largest are then moved as their neighbours in it were.
 
     Parameters
     ----------
@@ -192,27 +194,183 @@ def _fit(
     sigma: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Give robust positions, and which of the matches were kept."""
+    kept = np.ones(len(targets), dtype=bool)
     if not len(targets):
-        return start.copy(), np.ones(0, dtype=bool)
+        return start.copy(), kept
     weights = np.median(sigma) ** 2 / sigma**2
     positions = _least_squares(incidence, start, targets, weights)
     size = _sizes(incidence, positions, targets)
-    goal = _outlier_limit(size, np.ones_like(size))
-    scale = float(size.max())
-    if scale <= goal:
-        return positions, np.ones(len(size), dtype=bool)
-    rounds_left = FINAL_ROUNDS
-    while rounds_left:
-        scale = max(scale / ANNEALING, goal)
-        robust = (scale**2 / (scale**2 + size**2)) ** 2
-        positions = _least_squares(incidence, positions, targets, weights * robust)
+    if size.max() <= _outlier_limit(size):
+        return positions, kept
+    kept = _consistent(incidence, start, targets, weights, spread=float(size.max()) / 2)
+    for _ in range(ROUNDS):
+        positions = _least_squares(incidence, positions, targets, weights * kept)
         size = _sizes(incidence, positions, targets)
-        # By the weights of this round, since wrong matches still outweigh the plain median.
-        goal = _outlier_limit(size, robust)
-        rounds_left -= goal > 0.8 * scale
-    positions = _agree(incidence, start, positions, targets, goal)
-    kept = _sizes(incidence, positions, targets) <= goal
-    return _least_squares(incidence, positions, targets, weights * kept), kept
+        fitting = size <= _outlier_limit(size[kept])
+        if (fitting == kept).all():
+            break
+        kept = fitting
+    return positions, kept
+
+
+def _consistent(
+    incidence: sp.csr_array,
+    start: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    *,
+    spread: float,
+) -> NDArray[np.bool_]:
+    """Pick the matches that bear each other out.
+
+    Those that close loops tie tiles together to sets; then those that close loops of such sets, and
+    so on as long as there are any. What is left ties a set by one match, the most likely one first.
+    """
+    ends = incidence.indices.reshape(-1, 2).astype(np.intp)
+    picked = np.zeros(len(targets), dtype=bool)
+    positions, labels = start, np.arange(len(start))
+    limits: _Limits | None = None
+    while True:
+        between = np.flatnonzero(labels[ends[:, 0]] != labels[ends[:, 1]])
+        gaps = (targets - incidence @ positions)[between]
+        ways = _ways(labels[ends[between]], gaps)
+        limits = limits or _limits_of(ways, spread)
+        closing = between[_in_loops(ways, limits)]
+        if not len(closing):
+            break
+        picked[closing] = True
+        positions = _least_squares(incidence, start, targets, weights * picked)
+        labels = _components(len(start), ends[picked])
+    size = _sizes(incidence, _place_apart(positions, start, labels), targets)
+    forest = DisjointSet(range(labels.max() + 1))
+    for pair in between[np.argsort(size[between])]:
+        picked[pair] = forest.merge(*labels[ends[pair]].tolist())
+    return picked
+
+
+@dataclass(frozen=True, eq=False)
+class _Ways:
+    """Ways from one set of tiles to another, over one match or two, sorted by where they lead.
+
+    Each has its `ends` (from, to), the set `over` which it goes (a negative number of its own for
+    one match), the sum of its `offsets`, and its two `matches` (one twice).
+    """
+
+    ends: NDArray[np.int64]
+    over: NDArray[np.int64]
+    offsets: NDArray[np.float64]
+    matches: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How near offsets must come to each other to agree, in px, and how often they do by chance."""
+
+    agree: float
+    chance: float
+
+
+def _ways(ends: NDArray[np.intp], offsets: NDArray[np.float64]) -> _Ways:
+    """List all ways over one match and over two."""
+    upwards = np.where(ends[:, 0] < ends[:, 1], 1.0, -1.0)[:, None]
+    each = np.arange(len(ends))
+    # By the set that a way goes over: both matches of each pair that meet there.
+    meeting = np.argsort(ends.ravel(), kind="stable")
+    first = np.searchsorted(ends.ravel()[meeting], np.arange(ends.max(initial=-1) + 2))
+    through, over, sums, pairs = _pairs_of(first, meeting // 2, ends, offsets)
+    through = np.concatenate([np.sort(ends, axis=1), through])
+    over = np.concatenate([-1 - each, over])
+    order = np.lexsort((over, through[:, 1], through[:, 0]))
+    return _Ways(
+        through[order],
+        over[order],
+        np.concatenate([upwards * offsets, sums])[order],
+        np.concatenate([np.column_stack([each, each]), pairs])[order],
+    )
+
+
+def _limits_of(ways: _Ways, spread: float) -> _Limits:
+    """Find what agreement means from the loops of the single tiles: most of them close."""
+    loops = np.flatnonzero((ways.ends[1:] == ways.ends[:-1]).all(axis=1))
+    gaps = np.hypot(*(ways.offsets[loops + 1] - ways.offsets[loops]).T)
+    # Rayleigh's distribution has a fifth of its weight below two thirds of its scale.
+    scale = float(np.percentile(gaps, 20)) / 0.67 if len(gaps) else 0.0
+    agree = OUTLIER_SCALES * max(scale, LEAST_SCALE)
+    return _Limits(agree, min((agree / spread) ** 2, 1.0))
+
+
+def _in_loops(ways: _Ways, limits: _Limits) -> NDArray[np.int64]:
+    """Find the matches on ways that agree where that is no chance."""
+    votes, voters = _agreements(ways.ends, ways.over, ways.offsets, limits.agree)
+    # Expected number of agreements of so many out of all, were all of them wrong.
+    by_chance = comb(voters, votes) * limits.chance ** np.maximum(votes - 1, 0)
+    sure = (votes >= 2) & (by_chance < MOST_BY_CHANCE)
+    return np.unique(ways.matches[sure])
+
+
+@njit(nogil=True, cache=True)
+def _agreements(ends, over, offsets, limit):  # type: ignore[no-untyped-def]
+    """For each way in the largest agreement of those between its ends, count who agrees, and all.
+
+    Ways over one set share a match, so they have one vote together.
+    """
+    votes, voters = np.zeros(len(ends)), np.zeros(len(ends))
+    first = 0
+    while first < len(ends):
+        last = first + 1
+        while last < len(ends) and (ends[last] == ends[first]).all():
+            last += 1
+        best, most, total = first, 0, 0
+        for i in range(first, last):
+            total += i == first or over[i] != over[i - 1]
+            count, latest = 0, last
+            for j in range(first, last):
+                gap = np.hypot(offsets[i, 0] - offsets[j, 0], offsets[i, 1] - offsets[j, 1])
+                if gap <= limit and (latest == last or over[j] != over[latest]):
+                    count, latest = count + 1, j
+            if count > most:
+                best, most = i, count
+        for j in range(first, last):
+            gap = np.hypot(offsets[best, 0] - offsets[j, 0], offsets[best, 1] - offsets[j, 1])
+            if gap <= limit:
+                votes[j], voters[j] = most, total
+        first = last
+    return votes, voters
+
+
+@njit(nogil=True, cache=True)
+def _pairs_of(first, matches, ends, offsets):  # type: ignore[no-untyped-def]
+    """List the pairs of matches that meet in a tile; a set of many tiles is passed over.
+
+    Nothing is lost by that: a loop through such a set goes over the sets next to it as well.
+    """
+    degrees = first[1:] - first[:-1]
+    degrees = np.where(degrees > MOST_MEETING, 0, degrees)
+    count = (degrees * (degrees - 1) // 2).sum()
+    paths, over = np.empty((count, 2), np.int64), np.empty(count, np.int64)
+    sums, members = np.empty((count, 2)), np.empty((count, 2), np.int64)
+    n = 0
+    for tile in range(len(degrees)):
+        for i in range(first[tile], first[tile] + degrees[tile]):
+            for j in range(i + 1, first[tile] + degrees[tile]):
+                one, two = matches[i], matches[j]
+                # To the tile by the one, and away from it by the other.
+                here, sign_in = ends[one, 0], 1.0
+                if here == tile:
+                    here, sign_in = ends[one, 1], -1.0
+                there, sign_out = ends[two, 1], 1.0
+                if there == tile:
+                    there, sign_out = ends[two, 0], -1.0
+                if here == there:
+                    continue
+                forward = 1.0 if here < there else -1.0
+                paths[n, 0], paths[n, 1], over[n] = min(here, there), max(here, there), tile
+                members[n, 0], members[n, 1] = one, two
+                for axis in range(2):
+                    step = sign_in * offsets[one, axis] + sign_out * offsets[two, axis]
+                    sums[n, axis] = forward * step
+                n += 1
+    return paths[:n], over[:n], sums[:n], members[:n]
 
 
 def _least_squares(
@@ -241,78 +399,10 @@ def _sizes(
     return np.asarray(np.hypot(*(incidence @ positions - targets).T))
 
 
-def _agree(
-    incidence: sp.csr_array,
-    start: NDArray[np.float64],
-    positions: NDArray[np.float64],
-    targets: NDArray[np.float64],
-    limit: float,
-) -> NDArray[np.float64]:
-    """Move single tiles to where most of their matches agree (iterated conditional modes).
-
-    Annealing leaves a few tiles between one wrong match and another where two right ones agree.
-    """
-    by_tile = incidence.T.tocsr()
-    graph = (by_tile.indptr, by_tile.indices, incidence.indices.reshape(-1, 2))
-    moved = positions.copy()
-    for _ in range(AGREE_SWEEPS):
-        if not _sweep(graph, start, targets, limit, moved):
-            break
-    return moved
-
-
-@njit(nogil=True, cache=True)
-def _sweep(graph, start, targets, limit, positions):  # type: ignore[no-untyped-def]
-    """Move each tile once, and count those that moved by more than the limit."""
-    indptr, indices, ends = graph
-    moves = 0
-    for tile in range(len(positions)):
-        first, last = indptr[tile], indptr[tile + 1]
-        n = last - first
-        if n < 2:
-            continue
-        places = np.empty((n, 2))
-        drift = np.zeros(2)  # how neighbours lie from where they started: breaks a tie
-        for k in range(n):
-            pair = indices[first + k]
-            sign = 1.0 if ends[pair, 1] == tile else -1.0
-            other = ends[pair, 0] if ends[pair, 1] == tile else ends[pair, 1]
-            for axis in range(2):
-                places[k, axis] = positions[other, axis] + sign * targets[pair, axis]
-                drift[axis] += (positions[other, axis] - start[other, axis]) / n
-        best, best_score = -1, 0.0
-        for k in range(-1, n):
-            at = positions[tile] if k < 0 else places[k]
-            votes = 0.0
-            for other in range(n):
-                gap = np.hypot(places[other, 0] - at[0], places[other, 1] - at[1])
-                votes += gap <= limit
-            away = np.hypot(at[0] - start[tile, 0] - drift[0], at[1] - start[tile, 1] - drift[1])
-            score = votes + 0.5 / (1.0 + away / limit)
-            if score > best_score:
-                best, best_score = k, score
-        if best < 0:
-            continue
-        mean, count = np.zeros(2), 0
-        for k in range(n):
-            gap = np.hypot(places[k, 0] - places[best, 0], places[k, 1] - places[best, 1])
-            if gap <= limit:
-                mean += places[k]
-                count += 1
-        mean /= count
-        if np.hypot(mean[0] - positions[tile, 0], mean[1] - positions[tile, 1]) > limit:
-            moves += 1
-        positions[tile] = mean
-    return moves
-
-
-def _outlier_limit(size: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+def _outlier_limit(size: NDArray[np.float64]) -> float:
     """Give the residual beyond which a match is an outlier, in px."""
-    order = np.argsort(size)
-    cumulative = np.cumsum(weights[order])
-    median = float(size[order[np.searchsorted(cumulative, cumulative[-1] / 2)]])
     # The median length of a two-dimensional normal vector is 1.18 of its standard deviation.
-    return OUTLIER_SCALES * max(median / 1.18, LEAST_SCALE)
+    return OUTLIER_SCALES * max(float(np.median(size)) / 1.18, LEAST_SCALE)
 
 
 def _components(n_tiles: int, ends: NDArray[np.intp]) -> NDArray[np.intp]:

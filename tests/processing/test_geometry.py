@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import re
+from math import cos, radians, sin
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from processing.geometry import FrameGeometry, Region, plan_grid
+
+lengths = st.floats(-500, 500)
+angles = st.floats(-360, 360)
+geometries = st.builds(
+    FrameGeometry,
+    pixel_size=st.floats(0.1, 500),
+    angle=angles,
+    flip_columns=st.booleans(),
+    flip_rows=st.booleans(),
+)
+shapes = st.tuples(st.integers(1, 6000), st.integers(1, 6000))
+
+
+# --- frames
+
+
+@given(geometries, shapes, st.tuples(lengths, lengths), st.tuples(lengths, lengths))
+def test_pixels_and_stage_are_inverse(geometry, shape, centre, pixel):
+    stage = geometry.pixel_to_stage(pixel, shape, centre)
+    scale = geometry.pixel_size / 1000
+    assert geometry.stage_to_pixel(stage, shape, centre) == pytest.approx(pixel, abs=1e-9 / scale)
+
+
+@given(
+    st.floats(0.1, 500), angles, shapes, st.tuples(lengths, lengths), st.tuples(lengths, lengths)
+)
+def test_the_map_is_the_designs_formula(pixel_size, angle, shape, centre, pixel):
+    """stage = centre + R(angle) · pixel size · (column − (w − 1)/2, (h − 1)/2 − row)."""
+    (height, width), (row, column) = shape, pixel
+    c, s = cos(radians(angle)), sin(radians(angle))
+    right = pixel_size / 1000 * (column - (width - 1) / 2)
+    up = pixel_size / 1000 * ((height - 1) / 2 - row)
+    expected = (centre[0] + c * right - s * up, centre[1] + s * right + c * up)
+    found = FrameGeometry(pixel_size, angle).pixel_to_stage(pixel, shape, centre)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@given(geometries, st.lists(st.tuples(lengths, lengths), min_size=1, max_size=5))
+def test_vectors_keep_their_length_and_may_be_many(geometry, vectors):
+    stage = geometry.stage_vector(vectors)
+    assert stage.shape == (len(vectors), 2)
+    length = np.hypot(*np.transpose(vectors)) * geometry.pixel_size / 1000
+    assert np.hypot(*stage.T) == pytest.approx(length)
+    assert geometry.pixel_vector(stage) == pytest.approx(np.asarray(vectors), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flips", "pixel", "stage"),
+    [
+        ({}, (0, 1), (1, 0)),
+        ({}, (1, 0), (0, -1)),
+        ({"flip_columns": True}, (0, 1), (-1, 0)),
+        ({"flip_columns": True}, (1, 0), (0, -1)),
+        ({"flip_rows": True}, (1, 0), (0, 1)),
+        ({"angle": 90}, (0, 1), (0, 1)),
+        ({"angle": 90}, (1, 0), (1, 0)),
+    ],
+)
+def test_signs(flips, pixel, stage):
+    geometry = FrameGeometry(pixel_size=1000.0, **flips)
+    assert geometry.stage_vector(pixel) == pytest.approx(stage, abs=1e-12)
+
+
+@pytest.mark.parametrize("angle", [0.0, 37.0])
+def test_a_flip_turns_the_image_over_and_a_turn_does_not(angle):
+    handedness = {
+        flips: np.sign(np.linalg.det(FrameGeometry(4.0, angle, *flips).matrix))
+        for flips in [(False, False), (True, False), (False, True), (True, True)]
+    }
+    assert handedness[False, False] == handedness[True, True] == -handedness[True, False]
+    assert handedness[True, False] == handedness[False, True]
+
+
+def test_the_middle_shows_the_centre():
+    geometry = FrameGeometry(4.0, 20.0, flip_rows=True)
+    assert geometry.pixel_to_stage((49.5, 99.5), (100, 200), (3, -4)) == pytest.approx((3, -4))
+    assert geometry.size((500, 1000)) == pytest.approx((2.0, 4.0))
+    assert FrameGeometry(**geometry.to_dict()) == geometry
+
+
+@pytest.mark.parametrize("pixel_size", [0, -4.0, np.nan, np.inf])
+def test_a_pixel_size_must_be_positive(pixel_size):
+    with pytest.raises(ValueError, match=r"pixel_size is .*; it must be positive and finite"):
+        FrameGeometry(pixel_size)
+
+
+def test_an_angle_must_be_finite():
+    with pytest.raises(ValueError, match="angle is nan"):
+        FrameGeometry(4.0, np.nan)
+
+
+# --- regions
+
+rectangles = st.builds(
+    Region.rectangle,
+    centre=st.tuples(lengths, lengths),
+    width=st.floats(1, 60),
+    height=st.floats(1, 60),
+    angle=angles,
+)
+
+
+@given(rectangles, st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
+def test_a_rectangle_has_its_area_and_overlaps_what_lies_in_it(region, across, up):
+    first, second, _, fourth = (np.asarray(corner) for corner in region.vertices)
+    along, side = second - first, fourth - first
+    assert region.area == pytest.approx(np.hypot(*along) * np.hypot(*side))
+    inside = first + (0.5 + 0.98 * across) * along + (0.5 + 0.98 * up) * side
+    size = 0.005 * min(np.hypot(*along), np.hypot(*side))
+    box = inside + size * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    assert region.overlaps(box)
+    assert not region.overlaps(box + np.array([200, 0]))
+
+
+def test_a_mapping_makes_either_kind():
+    by_corners = Region.from_mapping({"vertices": [(0, 0), (4, 0), (4, 2), (0, 2)]})
+    by_sides = Region.from_mapping({"centre": (2, 1), "width": 4, "height": 2, "angle": 0})
+    assert by_corners.area == by_sides.area == pytest.approx(8)
+
+
+@pytest.mark.parametrize(
+    ("vertices", "message"),
+    [
+        ([(0, 0), (1, 1)], "three or more"),
+        ([(0, 0, 0), (1, 1, 1), (2, 0, 0)], "three or more"),
+        ([(0, 0), (1, np.nan), (2, 0)], "not finite"),
+        ([(0, 0), (1, 1), (2, 2)], "no area"),
+        ([(0, 0), (2, 2), (2, 0), (0, 3)], "edges that cross"),
+    ],
+)
+def test_polygons_that_cannot_be_are_refused(vertices, message):
+    with pytest.raises(ValueError, match=message):
+        Region(vertices)
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 1), (1, -1), (np.nan, 1)])
+def test_a_rectangle_needs_sides(width, height):
+    with pytest.raises(ValueError, match="both must be positive"):
+        Region.rectangle((0, 0), width, height)
+
+
+@pytest.mark.parametrize("roi", [{}, {"vertices": [], "width": 3}, {"centre": (0, 0), "width": 3}])
+def test_a_mapping_of_other_keys_is_refused(roi):
+    with pytest.raises(ValueError, match=r"vertices|centre"):
+        Region.from_mapping(roi)
+
+
+# --- grids
+
+SHAPE = (1000, 1500)
+
+
+@st.composite
+def grids(draw):
+    geometry = draw(geometries.filter(lambda g: g.pixel_size < 20))
+    unit = geometry.pixel_size  # a tile of 1000 px is as many µm as a pixel is nm
+    width, height = unit * draw(st.floats(0.3, 5)), unit * draw(st.floats(0.3, 5))
+    centre = draw(st.tuples(lengths, lengths))
+    region = Region.rectangle(centre, width, height, draw(angles))
+    overlap = draw(st.floats(0, 50))
+    pattern = draw(st.sampled_from(["raster", "serpentine"]))
+    return region, plan_grid(region, geometry, SHAPE, overlap=overlap, pattern=pattern), overlap
+
+
+@given(grids(), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=5, max_size=5))
+def test_a_grid_covers_its_region(case, places):
+    region, grid, _ = case
+    first, second, _, fourth = (np.asarray(corner) for corner in region.vertices)
+    for across, up in places:
+        point = first + across * (second - first) + up * (fourth - first)
+        pixels = [grid.geometry.stage_to_pixel(point, SHAPE, (t.x, t.y)) for t in grid.tiles]
+        slack = 1e-3
+        assert any(
+            (-0.5 - slack <= r <= SHAPE[0] - 0.5 + slack)
+            and (-0.5 - slack <= c <= SHAPE[1] - 0.5 + slack)
+            for r, c in pixels
+        )
+
+
+@given(grids())
+def test_tiles_and_skipped_places_make_the_whole_grid(case):
+    _, grid, _ = case
+    places = [(t.row, t.column) for t in grid.tiles] + list(grid.skipped)
+    assert sorted(places) == [(r, c) for r in range(grid.rows) for c in range(grid.columns)]
+    assert [tile.index for tile in grid.tiles] == list(range(len(grid.tiles)))
+
+
+@given(grids())
+def test_neighbours_are_a_pitch_apart_and_overlap_enough(case):
+    _, grid, overlap = case
+    for a, b in grid.neighbours():
+        step = (b.row - a.row, b.column - a.column)
+        assert step in {(0, 1), (1, 0)}
+        offset = grid.geometry.pixel_vector((b.x - a.x, b.y - a.y))
+        assert offset == pytest.approx(np.multiply(step, grid.pitch), abs=1e-3)
+    for side, shared in zip(SHAPE, grid.overlap_px, strict=True):
+        assert shared == pytest.approx(side * overlap / 100)
+
+
+@given(grids())
+def test_the_fewest_tiles_are_taken(case):
+    region, grid, _ = case
+    corners = grid.geometry.pixel_vector(np.asarray(region.vertices))
+    for extent, side, pitch, count in zip(
+        np.ptp(corners, axis=0), SHAPE, grid.pitch, (grid.rows, grid.columns), strict=True
+    ):
+        assert side + (count - 1) * pitch >= extent - 1e-3
+        assert count == 1 or side + (count - 2) * pitch < extent
+
+
+def test_serpentine_runs_back_and_raster_does_not():
+    region = Region.rectangle((0, 0), 20, 9)
+    orders = {}
+    for pattern in ("serpentine", "raster"):
+        grid = plan_grid(region, FrameGeometry(4.0), SHAPE, pattern=pattern)
+        orders[pattern] = [(t.row, t.column) for t in grid.tiles]
+    columns = max(c for _, c in orders["raster"])
+    assert orders["raster"] == sorted(orders["raster"])
+    assert orders["serpentine"][: columns + 2] == [
+        *((0, c) for c in range(columns + 1)),
+        (1, columns),
+    ]
+    assert sorted(orders["serpentine"]) == orders["raster"]
+
+
+def test_corners_of_a_round_region_are_skipped():
+    turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    circle = Region(np.column_stack([30 * np.cos(turns), 30 * np.sin(turns)]))
+    grid = plan_grid(circle, FrameGeometry(4.0), (1000, 1000), overlap=0)
+    assert (0, 0) in grid.skipped
+    assert (0, grid.columns - 1) in grid.skipped
+    half = 2.0
+    for tile in grid.tiles:
+        nearest = np.hypot(max(abs(tile.x) - half, 0), max(abs(tile.y) - half, 0))
+        assert nearest < 30
+
+
+@given(st.floats(0, 5), st.floats(0, 50))
+def test_the_larger_overlap_counts(least, percent):
+    geometry = FrameGeometry(10.0)
+    assume(least < 9)
+    region = Region.rectangle((0, 0), 40, 40)
+    grid = plan_grid(region, geometry, SHAPE, overlap=percent, min_overlap=least)
+    for side, shared in zip(SHAPE, grid.overlap_px, strict=True):
+        assert shared == pytest.approx(max(side * percent / 100, least * 100))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overlap": -1}, "overlap is -1 %; it must lie between 0 and 90"),
+        ({"overlap": 95}, "overlap is 95 %; it must lie between 0 and 90"),
+        ({"overlap": np.nan}, "overlap is nan %"),
+        ({"min_overlap": -0.1}, "min_overlap is -0.1 µm"),
+        ({"min_overlap": 3.9}, "min_overlap is 3.9 µm; it must lie between 0 and 3.6 µm"),
+        ({"pattern": "spiral"}, "pattern is 'spiral'; it must be one of raster, serpentine"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan_grid(Region.rectangle((0, 0), 10, 10), FrameGeometry(4.0), SHAPE, **options)
+
+
+def test_a_montage_without_end_is_refused():
+    with pytest.raises(ValueError, match=r"at most 100000 are allowed"):
+        plan_grid(Region.rectangle((0, 0), 1e4, 1e4), FrameGeometry(0.4), (2048, 2048))

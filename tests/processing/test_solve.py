@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processing.matching import Match
+from processing.solve import solve, solve_matches
+
+PITCH = 922.0
+
+
+def montage(rows, columns, *, seed=0, error=100.0, sd=0.02, bad=0.0):
+    """Nominal and true positions, the pairs of neighbours, their matches, and which are wrong."""
+    rng = np.random.default_rng(seed)
+    places = np.stack(np.meshgrid(range(rows), range(columns), indexing="ij"), -1)
+    nominal = PITCH * places.reshape(-1, 2).astype(float)
+    true = nominal + rng.uniform(-error, error, nominal.shape)
+    index = np.arange(rows * columns).reshape(rows, columns)
+    pairs = np.vstack(
+        [
+            np.column_stack([index[:, :-1].ravel(), index[:, 1:].ravel()]),
+            np.column_stack([index[:-1].ravel(), index[1:].ravel()]),
+        ]
+    )
+    offsets = true[pairs[:, 1]] - true[pairs[:, 0]] + sd * rng.standard_normal((len(pairs), 2))
+    wrong = rng.random(len(pairs)) < bad
+    usual = nominal[pairs[:, 1]] - nominal[pairs[:, 0]]
+    offsets[wrong] = usual[wrong] + rng.uniform(-255, 255, (wrong.sum(), 2))
+    return nominal, true, pairs, offsets, wrong
+
+
+def errors(positions, true):
+    """Distances from the truth, but for the place of the whole, which matches do not tell."""
+    off = positions - true
+    return np.hypot(*(off - np.median(off, axis=0)).T)
+
+
+def test_exact_matches_give_exact_positions():
+    nominal, true, pairs, offsets, _ = montage(7, 9, sd=0)
+    found = solve(nominal, pairs, offsets)
+    assert errors(found.positions, true).max() < 1e-3
+    assert found.residuals.max() < 1e-3
+    assert found.outliers == ()
+    assert set(found.placed_by) == {"match"}
+    assert (found.component == 0).all()
+    assert found.residual_median < 1e-3
+
+
+def test_noise_averages_out():
+    nominal, true, pairs, offsets, _ = montage(10, 10, sd=0.5)
+    found = solve(nominal, pairs, offsets, np.full(len(pairs), 0.5))
+    assert np.sqrt((errors(found.positions, true) ** 2).mean()) < 0.7
+    assert found.residual_median == pytest.approx(0.35, abs=0.15)
+
+
+def test_the_nominal_positions_pull_on_nothing():
+    """A stage 2 % too long: 900 px over the montage, of which nothing may be left."""
+    nominal, _, pairs, _, _ = montage(50, 3)
+    true = 1.02 * nominal
+    found = solve(nominal, pairs, true[pairs[:, 1]] - true[pairs[:, 0]])
+    assert errors(found.positions, true).max() < 0.05
+    assert found.positions.mean(axis=0) == pytest.approx(nominal.mean(axis=0), abs=1e-3)
+
+
+def test_better_matches_count_more():
+    nominal = np.array([(0, 0), (0, 100), (0, 200)])
+    pairs = [(0, 1), (1, 2), (0, 2)]
+    offsets = [(0, 100), (0, 100), (0, 200.9)]
+    found = solve(nominal, pairs, offsets, [0.1, 0.1, 1.0])
+    assert found.positions[2, 1] - found.positions[0, 1] == pytest.approx(200, abs=0.05)
+
+
+@pytest.mark.parametrize(("bad", "allowed"), [(0.02, 0.0), (0.1, 0.01), (0.25, 0.13)])
+def test_wrong_matches_are_left_out(bad, allowed):
+    """A tile with one right match of four cannot be told, so at 25 % some tiles stay wrong."""
+    nominal, true, pairs, offsets, wrong = montage(30, 30, seed=3, bad=bad)
+    found = solve(nominal, pairs, offsets, np.full(len(pairs), 0.02))
+    away = errors(found.positions, true)
+    assert (away > 0.5).mean() <= allowed
+    assert np.median(away) < 0.1
+    named = np.zeros(len(pairs), bool)
+    named[list(found.outliers)] = True
+    right_tiles = away < 0.5
+    both_right = right_tiles[pairs].all(axis=1)
+    assert (named == wrong)[both_right].all()
+    assert found.residual_median < 0.05
+
+
+def test_a_clean_montage_loses_no_match_to_distortion():
+    """Matches that disagree by pixels, as those of distorted tiles do, are not outliers."""
+    nominal, true, pairs, offsets, _ = montage(12, 12, sd=5.0)
+    found = solve(nominal, pairs, offsets, np.full(len(pairs), 0.02))
+    assert len(found.outliers) <= 0.01 * len(pairs)
+    assert np.sqrt((errors(found.positions, true) ** 2).mean()) < 7
+
+
+def test_tiles_without_matches_move_as_their_neighbours():
+    """The stage is off by a smooth field, of which the solved tiles tell the unmatched ones."""
+    nominal, _, pairs, _, _ = montage(9, 9)
+    rows, columns = nominal.T / PITCH
+    field = 40 * np.column_stack([np.sin(columns / 4), np.cos(rows / 5)]) + 0.01 * nominal
+    true = nominal + field
+    alone = [10, 40, 80]
+    pairs = pairs[~np.isin(pairs, alone).any(axis=1)]
+    found = solve(nominal, pairs, true[pairs[:, 1]] - true[pairs[:, 0]])
+    away = errors(found.positions, true)
+    placed_by = np.array(found.placed_by)
+    assert sorted(np.flatnonzero(placed_by == "stage")) == alone
+    assert away[placed_by == "match"].max() < 0.05
+    assert away[alone].max() < 12
+    assert np.isnan(found.tile_residuals[alone]).all()
+    unmoved = errors(np.where(np.isin(np.arange(81), alone)[:, None], nominal, true), true)
+    assert away[alone].max() < 0.5 * unmoved[alone].max()
+
+
+def test_a_stage_that_is_off_at_random_is_not_followed():
+    nominal, true, pairs, offsets, _ = montage(9, 9, error=50)
+    alone = [30, 40, 50]
+    keep = ~np.isin(pairs, alone).any(axis=1)
+    found = solve(nominal, pairs[keep], offsets[keep])
+    shift = np.median(found.positions - true, axis=0)
+    moved = np.hypot(*(found.positions - shift - nominal)[alone].T)
+    assert moved.max() < 60
+
+
+def test_an_island_keeps_its_inner_matches():
+    nominal, true, pairs, offsets, _ = montage(6, 12)
+    columns = np.arange(72) % 12
+    keep = ~((columns[pairs] == 7).any(axis=1))  # a strip of resin
+    found = solve(nominal, pairs[keep], offsets[keep])
+    island = columns > 7
+    assert found.component.max() == 1 + 6 - 0
+    assert errors(found.positions[island], true[island]).max() < 0.2
+    assert errors(found.positions[columns < 7], true[columns < 7]).max() < 0.2
+    assert set(np.array(found.placed_by)[columns == 7]) == {"stage"}
+    assert set(np.array(found.placed_by)[island]) == {"match"}
+    centre = (found.positions - nominal)[island].mean(axis=0)
+    assert np.abs(centre).max() < 60
+
+
+def test_no_match_at_all_leaves_everything_nominal():
+    nominal = np.array([(0.0, 0.0), (0.0, 10.0)])
+    found = solve(nominal, np.empty((0, 2), int), np.empty((0, 2)))
+    assert (found.positions == nominal).all()
+    assert found.placed_by == ("stage", "stage")
+    assert np.isnan(found.residual_median)
+
+
+def test_one_tile_and_two_tiles():
+    assert solve([(3.0, 4.0)], [], []).placed_by == ("stage",)
+    found = solve([(0, 0), (0, 900)], [(0, 1)], [(5, 910)])
+    assert found.positions == pytest.approx(np.array([(-2.5, -5), (2.5, 905)]), abs=1e-3)
+
+
+def test_only_good_matches_count():
+    good = Match(1.0, 101.0, 0.05, 0.9, True, "", 0.8, 6)
+    bad = Match(40.0, 0.0, np.inf, 0.0, False, "no texture", 0.0, 0)
+    found = solve_matches([(0, 0), (0, 100), (0, 200)], {(0, 1): good, (1, 2): bad})
+    assert found.positions[1] - found.positions[0] == pytest.approx((1, 101), abs=1e-3)
+    assert found.placed_by == ("match", "match", "stage")
+    assert len(found.residuals) == 1
+
+
+small = st.tuples(st.integers(2, 5), st.integers(2, 5), st.integers(0, 1000))
+
+
+@given(small, st.tuples(st.floats(-1e5, 1e5), st.floats(-1e5, 1e5)))
+def test_it_moves_with_the_nominal_positions(size, shift):
+    nominal, _, pairs, offsets, _ = montage(*size[:2], seed=size[2], bad=0.05)
+    here = solve(nominal, pairs, offsets)
+    there = solve(nominal + shift, pairs, offsets)
+    assert there.positions == pytest.approx(here.positions + shift, abs=1e-3)
+    assert there.outliers == here.outliers
+
+
+@given(small)
+def test_the_order_of_tiles_and_matches_does_not_count(size):
+    nominal, _, pairs, offsets, _ = montage(*size[:2], seed=size[2])
+    rng = np.random.default_rng(size[2])
+    tiles, edges = rng.permutation(len(nominal)), rng.permutation(len(pairs))
+    back = np.argsort(tiles)
+    first = solve(nominal, pairs, offsets)
+    second = solve(nominal[tiles], back[pairs[edges]], offsets[edges])
+    assert second.positions[back] == pytest.approx(first.positions, abs=1e-3)
+    assert second.residuals == pytest.approx(first.residuals[edges], abs=1e-3)
+
+
+@given(small)
+def test_a_match_may_be_given_either_way_round(size):
+    nominal, _, pairs, offsets, _ = montage(*size[:2], seed=size[2])
+    forth = solve(nominal, pairs, offsets)
+    back = solve(nominal, pairs[:, ::-1], -offsets)
+    assert back.positions == pytest.approx(forth.positions, abs=1e-3)
+
+
+def test_ten_thousand_tiles_are_soon_solved():
+    nominal, true, pairs, offsets, _ = montage(100, 100)
+    solve(nominal[:4], [(0, 1)], [(0, PITCH)])
+    started = time.perf_counter()
+    found = solve(nominal, pairs, offsets, np.full(len(pairs), 0.02))
+    assert time.perf_counter() - started < 2.0  # 0.03 s on a quiet machine
+    assert errors(found.positions, true).max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2, 3], [], []), r"nominal has shape \(3,\)"),
+        ((np.empty((0, 2)), [], []), "n at least 1"),
+        (([(0, 0), (0, np.inf)], [], []), "nominal holds a number that is not finite"),
+        (([(0, 0), (0, 1)], [(0, 1)], [(np.nan, 1)]), "offsets holds"),
+        (([(0, 0), (0, 1)], [(0, 1)], [(0, 1)], [np.inf]), "sd holds"),
+        (([(0, 0), (0, 1)], [(0, 1)], [(0, 1)], [-1.0]), "must not be negative"),
+        (([(0, 0), (0, 1)], [(0, 2)], [(0, 1)]), "between 0 and 1"),
+        (([(0, 0), (0, 1)], [(1, 1)], [(0, 1)]), "names tile 1 with itself"),
+        (([(0, 0), (0, 1)], [(0, 1)], [(0, 1), (0, 1)]), "1 pairs, 2 offsets"),
+    ],
+)
+def test_what_cannot_be_solved_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        solve(*arguments)
