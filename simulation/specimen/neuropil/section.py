@@ -183,7 +183,8 @@ class NeuropilSection(PyramidSpecimen):
         )
         if level <= COARSEST_STAMPED:
             stamp(level, row, column, self.seed, tuple(cells), outputs)
-        return outputs[0][pad : height - pad, pad : width - pad]
+        # One memory layout for every level: each other one would be compiled for, once more.
+        return np.ascontiguousarray(outputs[0][pad : height - pad, pad : width - pad])
 
     def _cells(self, where: tuple[int, int, int, int, int], finest: int) -> Cells:
         """Draw the cells that reach into a rectangle: (level, row, column, height, width)."""
