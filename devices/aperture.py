@@ -5,6 +5,7 @@ A positioner, so that `bps.mv` and a progress bar work on it as on any motor.
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -125,7 +126,8 @@ class ApertureChanger(Connectable, PositionerBase):
         if moved_cb is not None:
             outcome.add_callback(lambda status: moved_cb(status, obj=self))
         self._outcome = outcome
-        self.setpoint.put(position, use_complete=True, callback=self._put_completed)
+        completed = partial(self._put_completed, outcome)
+        self.setpoint.put(position, use_complete=True, callback=completed)
         if wait:
             wait_for_status(outcome)
         return outcome
@@ -136,32 +138,34 @@ class ApertureChanger(Connectable, PositionerBase):
             self._end(None if success else PositionError(f"{self.name} was stopped on its way"))
             self.stop_all.put(1, wait=False)
 
-    def _put_completed(self, **_: Any) -> None:
+    def _put_completed(self, outcome: MoveOutcome, **_: Any) -> None:
         """Tell a change that was refused or has failed from one that is under way."""
         if not self.in_motion.get(use_monitor=False):
-            self._settle(self.readback.get(use_monitor=False))
+            self._settle(outcome)
 
     def _state_changed(self, value: int, old_value: Any = None, obj: Any = None, **_: Any) -> None:
         """Watch for the end of the motion, and pass the position on to progress bars."""
+        outcome = self._outcome
         if obj is self.readback:
             self._run_subs(sub_type=self.SUB_READBACK, value=value)
-        elif old_value and not value:
-            self._settle(self.readback.get(use_monitor=False))
+        elif old_value and not value and outcome is not None:
+            self._settle(outcome)
 
-    def _settle(self, found: int) -> None:
-        outcome = self._outcome
-        if outcome is None:
-            return
-        error = None if found == outcome.target else PositionError(self._where(outcome.target))
-        self._end(error)
+    def _settle(self, outcome: MoveOutcome) -> None:
+        """Finish a change by where the changer is; the next one may have begun meanwhile."""
+        arrived = self.readback.get(use_monitor=False) == outcome.target
+        error = None if arrived else PositionError(self._where(outcome.target))
+        self._end(error, outcome)
 
     def _where(self, target: int) -> str:
         said = f" ({self.error.get()})" if self.error.connected and self.error.get() else ""
         return f"{self.name} did not reach aperture {target}, it is at {self.readback.get()}{said}"
 
-    def _end(self, error: Exception | None) -> None:
-        """Finish the change that is under way, if one is: once, whoever comes first."""
+    def _end(self, error: Exception | None, outcome: MoveOutcome | None = None) -> None:
+        """Finish the change that is under way, if one is (or this one, if it is): once."""
         with self._outcome_lock:
+            if outcome is not None and outcome is not self._outcome:
+                return
             outcome, self._outcome = self._outcome, None
         if outcome is None or outcome.done:
             return

@@ -334,11 +334,16 @@ class Stage(Group):
             self.driver.go_to_aperture(number)
             return time.monotonic()
 
+        self.check_answers()
         self._aperture_done.clear()
-        started = await self.worker.call(go)
+        self._aperture_started = inf  # what is read from now on is of before the change
+        try:
+            self._aperture_started = await self.worker.call(go)
+        except Exception:
+            self._aperture_started = None
+            raise
         await show(self._aperture.setpoint, number)
         await show(self._aperture_moving, "Yes")
-        self._aperture_started = started
         self.wake()
         await self._aperture_done.wait()
         arrived = self._aperture.value
@@ -404,12 +409,12 @@ class Stage(Group):
         await show(self._aperture.readback, reading.aperture, always=True)
         await show(self._aperture_id, reading.aperture_id)
         started = self._aperture_started
-        if started is None or asked < started or reading.aperture_moving:
-            await show(self._aperture_moving, "Yes" if reading.aperture_moving else "No")
-            return
-        await show(self._aperture_moving, "No")
-        self._aperture_started = None
-        self._aperture_done.set()
+        if started is not None and asked < started:
+            return  # this was read before the change that is under way had begun
+        await show(self._aperture_moving, "Yes" if reading.aperture_moving else "No")
+        if started is not None and not reading.aperture_moving:
+            self._aperture_started = None
+            self._aperture_done.set()
 
     @property
     def _readbacks(self) -> list[ChannelData]:
