@@ -12,6 +12,9 @@ from collections.abc import Callable
 SLICE = 0.01
 """Longest sleep in real seconds, so that an abort or a stop is seen at once."""
 
+RESOLUTION = 1e-9
+"""Shortest sleep in real seconds: a clock may not tell less from nothing."""
+
 
 class SimulationClock:
     """Simulated seconds since the clock was made.
@@ -59,5 +62,5 @@ class SimulationClock:
         while (left := (end - self.now()) / self._scale) > 0:
             if interrupt is not None and interrupt.is_set():
                 return False
-            self._sleep(min(left, SLICE))
+            self._sleep(min(max(left, RESOLUTION), SLICE))
         return True

@@ -255,8 +255,11 @@ class Distortion:
     def shift(
         self, row: NDArray[np.floating] | float, column: NDArray[np.floating] | float
     ) -> NDArray[np.float64]:
-        """Give the shift (rows, columns) at some sensor pixels, in px, shape (..., 2)."""
-        v = (np.asarray(row) - (self.shape[0] - 1) / 2) / self.radius
-        u = (np.asarray(column) - (self.shape[1] - 1) / 2) / self.radius
+        """Give the shift (rows, columns) at some sensor pixels, in px, shape (..., 2).
+
+        Far outside the sensor it is that of a place nearer by: the polynomials hold on it only.
+        """
+        v = np.clip((np.asarray(row) - (self.shape[0] - 1) / 2) / self.radius, -1.1, 1.1)
+        u = np.clip((np.asarray(column) - (self.shape[1] - 1) / 2) / self.radius, -1.1, 1.1)
         shifts = [np.polynomial.polynomial.polyval2d(v, u, c) for c in self.coefficients]
         return np.stack(shifts, axis=-1)

@@ -19,7 +19,7 @@ from simulation.resample import BLOCK, digitise, expose, illuminate
 from simulation.settings import CameraSettings
 
 NM_PER_UM = 1000.0
-BANK_SIZE = 2**21
+BANK_SIZE = 2**20
 COARSEST_LEVEL = 2**14
 FINEST_LEVEL = 1
 

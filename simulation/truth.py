@@ -18,6 +18,9 @@ from processing.geometry import FrameGeometry
 from simulation.errors import SimulationError
 from simulation.optics import Distortion
 
+INVERSION_STEPS = 40
+"""Steps of the fixed point for the inverse distortion; each gains at least a factor of two."""
+
 
 @dataclass(frozen=True)
 class FrameTruth:
@@ -141,7 +144,7 @@ class FrameTruth:
         vectors[..., 1] *= np.cos(np.radians(self.tilt))
         ideal = self.geometry.middle(self.shape) + self.geometry.pixel_vector(vectors)
         pixels = ideal
-        for _ in range(8):
+        for _ in range(INVERSION_STEPS):
             sensor = pixels * self.binning + (self.binning - 1) / 2
             pixels = ideal - self.distortion.shift(sensor[..., 0], sensor[..., 1]) / self.binning
         return pixels
