@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from simulation.specimen.files import load_micrograph
 UNITS = {"x": ("um", 3), "y": ("um", 3), "z": ("um", 3), "tilt": ("deg", 3)}
 BITS: dict[PixelType, int] = {"UInt8": 8, "UInt16": 16}
 COOLING_LIMITS = (-60.0, 40.0)
+TWIN_SENSOR = (64, 64)
 
 
 @contextmanager
@@ -241,6 +243,21 @@ def make_specimen(name: str, seed: int, pixel_size: float | None, apertures: int
     return ImageSpecimen(image.pixels, pixel_size or image.pixel_size or "auto", seed=seed)
 
 
+def _compile(settings: MicroscopeSettings, specimen: Any) -> None:
+    """Take small frames with a twin of the microscope, so that all that numba compiles is there.
+
+    After an installation that takes up to a minute, and no exposure is to wait for it.
+    """
+    camera = replace(settings.camera, sensor=TWIN_SENSOR)
+    twin = VirtualMicroscope(replace(settings, camera=camera), specimen)
+    twin.column.set("screen", "Up")
+    twin.column.set("blank", "Off")
+    for bits in BITS.values():
+        twin.stage.move(x=1.0)  # in motion, since blur has kernels of its own
+        twin.camera.expose(camera.min_exposure, 1, bits)
+        twin.camera.read()
+
+
 def connect(options: dict[str, Any]) -> Instrument:
     """Make the virtual microscope.
 
@@ -271,6 +288,7 @@ def connect(options: dict[str, Any]) -> Instrument:
     except SettingsError as error:
         raise ValueError(f"driver_options: {error}") from error
     specimen = make_specimen(name, settings.seed, pixel_size, apertures)
+    _compile(settings, specimen)
     microscope = VirtualMicroscope(settings, specimen)
     if truth_log is not None:
         microscope.truth_log = Path(truth_log)
