@@ -23,6 +23,8 @@ TOLERANCE = 0.01
 """Largest error of the transfer, relative to that of the mean; the pixels' noise is above it."""
 MARGIN = 8
 """Radius in px that the spline and the camera's blur need."""
+TAPER = 5
+"""Width in px of the smooth end of a kernel, within that."""
 
 
 def radius_of(optics: Optics, path: NDArray[np.floating], pixel_size: float, level: float) -> int:
@@ -89,12 +91,12 @@ def kernel(
 
 
 def taper(size: int, radius: int) -> NDArray[np.float64]:
-    """Give a window that lets a kernel end smoothly: flat to half its radius (Tukey's).
+    """Give a window that lets a kernel end smoothly: flat, but for its last few pixels.
 
     Without it, the edge of the band at the texture's Nyquist frequency would ring far.
     """
-    away = np.clip(np.abs(np.arange(size) - size // 2) / radius, 0, 1)
-    return np.cos(np.pi * np.clip(away - 0.5, 0, 0.5)) ** 2
+    away = np.abs(np.arange(size) - size // 2)
+    return np.cos(np.pi / 2 * np.clip((away - radius + TAPER) / TAPER, 0, 1)) ** 2
 
 
 def apply(texture: NDArray[np.generic], point: NDArray[np.float32]) -> NDArray[np.float32]:
