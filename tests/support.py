@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
-READY_TIMEOUT = 60.0  # s; an import of everything on a busy machine can take ten
+READY_TIMEOUT = 150.0  # s; on a fresh machine the simulation is compiled first
 STOP_TIMEOUT = 10.0  # s
 
 
