@@ -70,10 +70,10 @@ def kernel(
 
     Returns
     -------
-    ndarray of float32, shape (n, n)
-        n is odd; the middle is the origin. Rows run down, against stage y. Its sum is 1.
+    ndarray of float32, shape (2 · radius + 1, 2 · radius + 1)
+        The middle is the origin. Rows run down, against stage y. Its sum is 1.
     """
-    size = fft.next_fast_len(max(SMALLEST_KERNEL, 2 * radius), real=True)
+    size = fft.next_fast_len(max(SMALLEST_KERNEL, 2 * radius + 2), real=True)
     size += size % 2
     kx = fft.rfftfreq(size)[None, :]
     ky = -fft.fftfreq(size)[:, None]
@@ -85,17 +85,17 @@ def kernel(
     if path.shape[1] > 1:
         spectrum = spectrum * motion_transfer(kx, ky, path)
     point = np.roll(fft.irfft2(spectrum, (size, size)), size // 2, axis=(0, 1))
-    # Without the first row and column, the origin is in the middle.
-    point = point[1:, 1:] * np.outer(taper(size - 1, radius), taper(size - 1, radius))
+    inside = slice(size // 2 - radius, size // 2 + radius + 1)
+    point = point[inside, inside] * np.outer(taper(radius), taper(radius))
     return (point / point.sum()).astype(np.float32)
 
 
-def taper(size: int, radius: int) -> NDArray[np.float64]:
-    """Give a window that lets a kernel end smoothly: flat, but for its last few pixels.
+def taper(radius: int) -> NDArray[np.float64]:
+    """Give a window of 2 · radius + 1 px that lets a kernel end smoothly over its last few.
 
     Without it, the edge of the band at the texture's Nyquist frequency would ring far.
     """
-    away = np.abs(np.arange(size) - size // 2)
+    away = np.abs(np.arange(-radius, radius + 1))
     return np.cos(np.pi / 2 * np.clip((away - radius + TAPER) / TAPER, 0, 1)) ** 2
 
 

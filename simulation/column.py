@@ -73,9 +73,10 @@ class Setting:
         except (TypeError, ValueError):
             raise ColumnError(f"{name} is {value!r}; it must be a number") from None
         if not (isfinite(number) and self.low <= number <= self.high):
+            units = f" {self.units}" if self.units else ""
             raise ColumnError(
-                f"{name} is {number:g} {self.units}; "
-                f"it must lie between {self.low:g} and {self.high:g} {self.units}".rstrip()
+                f"{name} is {number:g}{units}; "
+                f"it must lie between {self.low:g} and {self.high:g}{units}"
             )
         if self.kind == "float":
             return number
