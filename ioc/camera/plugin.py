@@ -144,8 +144,7 @@ class Plugin(Group):
 
     def process(self, frame: Frame) -> Any:
         """Compute on the worker thread; what it returns goes to `publish`."""
-        raise NotImplementedError
+        return None
 
     async def publish(self, frame: Frame, result: Any) -> None:
         """Publish what was computed."""
-        raise NotImplementedError
