@@ -268,7 +268,7 @@ class _Demo:
         except RunEngineInterrupted:
             raise KeyboardInterrupt from None
         except Exception as error:
-            log.exception("a plan failed")
+            log.info("a plan failed", exc_info=True)
             raise DemoError(
                 f"the acquisition failed: {error}\n"
                 f"See demo.log and ioc.log in {self._config.log.folder}/"

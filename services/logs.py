@@ -45,6 +45,7 @@ def set_up_logging(folder: Path, name: str, level: str, console: Console) -> Pat
     to_file.setFormatter(logging.Formatter(FORMAT))
     to_file.setLevel(level)
     to_terminal = RichHandler(logging.WARNING, console, show_time=False, show_path=False)
+    to_terminal.setFormatter(logging.Formatter("%(message)s"))
     to_terminal.addFilter(lambda record: record.name.partition(".")[0] in OUR_PACKAGES)
     logging.basicConfig(level=level, handlers=[to_file, to_terminal], force=True)
     logging.captureWarnings(True)
