@@ -7,6 +7,7 @@ the size of the overlap favours one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import cv2
 import numpy as np
@@ -21,7 +22,6 @@ LEAST_SIDE = 4  # the thinnest overlap that is looked at
 LEAST_AREA = 256  # and the smallest
 PEAK_RADIUS = 5  # a peak no farther than this from another is the same peak
 LEAST_REACH = 16  # offsets to at least so far are looked at, to know what chance can do
-MEETS_ITSELF = 1  # offsets up to this, of whole tiles, are where a camera's own pattern agrees
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,15 @@ class Peak:
         Height of the correlation's peak, in standard deviations of what chance gives.
     rival : float
         Height of the next peak.
+    correlation : float
+        Of the reduced tiles there, −1 to 1.
     """
 
     drow: float
     dcol: float
     height: float
     rival: float
+    correlation: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,15 @@ class _Span:
     high: int
     allowed: slice
     shift: int
+
+    def common(self, index: int) -> int:
+        """Give the length of the overlap at the lag of an index."""
+        size_a, size_b, lag = (
+            self.a.stop - self.a.start,
+            self.b.stop - self.b.start,
+            self.low + index,
+        )
+        return min(size_a, lag + size_b) - max(0, lag)
 
 
 def find_peak(
@@ -92,7 +104,8 @@ def find_peak(
         columns.low - columns.shift + (a.left - b.left) // step,
     )
     if max(abs(nominal[0]), abs(nominal[1])) > PEAK_RADIUS * step:
-        _blank(heights, (-origin[0], -origin[1]), MEETS_ITSELF)
+        # Where the whole tiles would coincide, the camera's own pattern agrees.
+        _blank(heights, (-origin[0], -origin[1]), PEAK_RADIUS)
 
     allowed = heights[rows.allowed, columns.allowed]
     place = divmod(int(allowed.argmax()), allowed.shape[1])
@@ -103,12 +116,13 @@ def find_peak(
     count = np.count_nonzero(heights)
     chance = float(np.sqrt(np.square(heights).sum() / count)) if count else 0.0
     if chance <= 0:
-        return Peak(float(nominal[0]), float(nominal[1]), 0.0, 0.0)
+        return Peak(float(nominal[0]), float(nominal[1]), 0.0, 0.0, 0.0)
     return Peak(
         drow=(place[0] + fraction[0] + origin[0]) * step,
         dcol=(place[1] + fraction[1] + origin[1]) * step,
         height=height / chance,
         rival=float(allowed.max()) / chance,
+        correlation=height / sqrt(rows.common(place[0]) * columns.common(place[1])),
     )
 
 

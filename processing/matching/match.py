@@ -12,17 +12,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.matching.coarse import find_peak
+from processing.matching.coarse import Peak, find_peak
 from processing.matching.fine import refine
 from processing.matching.tile import BAND_WIDE, MARGIN, MatchTile, overlap
 
 Reason = Literal["", "no texture", "ambiguous", "low correlation", "out of range"]
 
 MAX_OFFSET = 255.0  # px
+SLACK = 1.0  # how far beyond the greatest offset a match is still believed, in px
 LEAST_PEAK = 6.5  # standard deviations above chance that a peak must stand
 MAX_RIVAL = 0.8  # height of the next peak, relative, from which on a match is ambiguous
 LEAST_AGREEING = 0.5  # the share of the patches, by what they know, that must bear it out
 LEAST_CORRELATION = 0.05
+REPEATED = 0.5  # correlation that tiles reach at many offsets if their pattern is repeated
 LEAST_TEXTURE = 1.5  # variance of an overlap, reduced, relative to what white noise would have
 
 
@@ -98,15 +100,15 @@ def match(
     if peak is None:
         return _bad(nominal, "out of range")
     place = peak.drow, peak.dcol
+    rivalry = peak.rival / max(peak.height, 1e-6)
     if peak.height < LEAST_PEAK:
-        return _bad(place, "low correlation" if _textured(a, b, place) else "no texture")
-    rivalry = peak.rival / peak.height
+        return _bad(place, _why_low(a, b, peak))
     if rivalry > MAX_RIVAL:
         return _bad(place, "ambiguous")
     found = refine(a, b, place)
     if found is None or found.agreeing < LEAST_AGREEING or found.correlation < LEAST_CORRELATION:
         return _bad(place, "low correlation")
-    if max(abs(found.drow - nominal[0]), abs(found.dcol - nominal[1])) > max_offset:
+    if max(abs(found.drow - nominal[0]), abs(found.dcol - nominal[1])) > max_offset + SLACK:
         return _bad((found.drow, found.dcol), "out of range")
     return Match(
         drow=found.drow,
@@ -123,6 +125,14 @@ def match(
 def _bad(place: tuple[float, float], reason: Reason) -> Match:
     """Make a match that is not to be believed."""
     return Match(float(place[0]), float(place[1]), float("inf"), 0.0, False, reason, 0.0, 0)
+
+
+def _why_low(a: MatchTile, b: MatchTile, peak: Peak) -> Reason:
+    """Say why no peak stands out."""
+    if not _textured(a, b, (peak.drow, peak.dcol)):
+        return "no texture"
+    # Of a repeated pattern all peaks are high, and none above the others.
+    return "ambiguous" if peak.correlation > REPEATED else "low correlation"
 
 
 def _textured(a: MatchTile, b: MatchTile, place: tuple[float, float]) -> bool:
