@@ -67,7 +67,8 @@ def test_a_move_that_someone_stops_fails_and_says_where_it_ended(lab: Lab, slow)
     text = str(error.value)
     assert "stage_x ended at" in text
     assert "not at its target 40.000 (tolerance 0.1)" in text
-    assert float(text.partition("ended at ")[2].partition(" um")[0]) == pytest.approx(found, abs=0.05)
+    told = float(text.partition("ended at ")[2].partition(" um")[0])
+    assert told == pytest.approx(found, abs=0.05)
     assert ".STOP written?" in text
     assert str(FailedStatus(outcome)) == text, "what a stop document shows as the reason"
 
