@@ -7,6 +7,8 @@ Compiled, and free of the interpreter's lock, so that a frame costs tens of ms o
 # numba would check a signed one for being negative, which costs half of the speed.
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numba import njit
 
@@ -272,3 +274,24 @@ def illuminate(gain, to_beam, edge, falloff, peak, bright):  # noqa: PLR0917
             away = min((np.sqrt(square) - 1) / edge, 60.0)
             level = peak * max(1 - falloff * square, 0.0) / (1 + np.exp(away))
             bright[r, c] = _F(level) * gain[r, c]
+
+
+@cache
+def warm_up() -> None:
+    """Compile the loops, or load them from numba's cache, before the first frame needs them."""
+    for kind in (np.uint8, np.float32):
+        texture = np.zeros((64, 64), kind)
+        pair = np.ones((1, 3), np.float32)
+        blurred = np.empty((64, 64), np.float32)
+        blur_by_pairs(texture, pair, pair, blurred)
+    gain = np.ones((BLOCK, BLOCK), np.float32)
+    bright, signal = np.empty_like(gain), np.empty_like(gain)
+    illuminate(gain, np.zeros((2, 3)), 0.1, 0.1, 1.0, bright)
+    places = np.zeros((2, BLOCK, 4))
+    places[:, :, 0] = 32.0
+    places[1, :, 1] = 1.0
+    expose(blurred, places[0], places[1], bright, 1, signal)
+    offset, starts = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.int64)
+    for kind in (np.uint8, np.uint16):
+        frame = np.empty(signal.shape, kind)
+        digitise(signal, offset, 0.0, 1.0, 1.0, gain.ravel(), starts, 1, 255, frame)

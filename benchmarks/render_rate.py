@@ -1,0 +1,127 @@
+"""How fast the virtual microscope makes frames: it must not hide the stack's own speed.
+
+The time of `camera.read()` on one core once the texture of the place exists, against a memory copy.
+It is the processor's time of the one thread that works, so other work on the machine does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from simulation import MicroscopeSettings, VirtualMicroscope
+from simulation.specimen import NeuropilSection
+
+GOAL_MS = 60.0
+FOCUS = -3.2
+
+
+def best(action: Callable[[], object], repeats: int) -> float:
+    """Give the shortest time of an action on this thread, in ms."""
+    times = []
+    for _ in range(repeats):
+        start = time.thread_time()
+        action()
+        times.append(time.thread_time() - start)
+    return 1e3 * min(times)
+
+
+def frame_time(
+    sensor: int, repeats: int, exposure: float = 0.01, magnification: int = 5000, **column: float
+) -> tuple[float, float]:
+    """Measure one case.
+
+    Returns
+    -------
+    (float, float)
+        Shortest time of a frame and of a copy of the same frame, in ms.
+    """
+    settings = MicroscopeSettings.from_mapping({"camera": {"sensor": [sensor, sensor]}})
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    specimen = NeuropilSection(seed=1)
+    microscope = VirtualMicroscope(settings, specimen, clock=lambda: now[0], sleep=sleep)
+    microscope.column.set("magnification", magnification)
+    for name, value in column.items():
+        microscope.column.set(name, value)
+    times = []
+    for _ in range(repeats + 1):
+        microscope.camera.expose(exposure)
+        times.append(best(microscope.camera.read, 1))
+    microscope.camera.expose(exposure)
+    frame = microscope.camera.read().data
+    copy = np.empty_like(frame)
+    microscope.close()
+    # The first one made the texture.
+    return min(times[1:]), best(lambda: np.copyto(copy, frame), repeats)
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """Measure all cases.
+
+    Parameters
+    ----------
+    quick : bool
+        Only the first case, few times.
+
+    Returns
+    -------
+    list of dict
+        In the form that all benchmarks share.
+    """
+    cases: dict[str, tuple[float | None, dict[str, Any]]] = {
+        "frame of 2048²": (GOAL_MS, {"sensor": 2048, "defocus": FOCUS}),
+        "frame of 2048², 10 µm out of focus": (None, {"sensor": 2048, "defocus": FOCUS + 10}),
+        "frame of 2048², low magnification": (None, {"sensor": 2048, "magnification": 500}),
+        "frame of 3840²": (None, {"sensor": 3840, "defocus": FOCUS, "beam_spread": 40.0}),
+        "frame of 5376²": (None, {"sensor": 5376, "defocus": FOCUS, "beam_spread": 60.0}),
+    }
+    results = []
+    for name, (goal, how) in list(cases.items())[: 1 if quick else None]:
+        value, copy = frame_time(repeats=7 if quick else 15, **how)
+        results.append(
+            {
+                "name": name,
+                "value": round(value, 2),
+                "unit": "ms",
+                "reference": "memory copy of the frame",
+                "reference_value": round(copy, 3),
+                "ratio": round(value / copy, 1),
+                "goal": goal,
+                "met": None if goal is None else value < goal,
+            }
+        )
+    return results
+
+
+def main() -> None:
+    """Measure, print a table and write JSON if asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.render_rate", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    parser.add_argument("--quick", action="store_true", help="the first case only, a few times")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    results = measure(arguments.quick)
+    print(f"{'':38}{'time':>10}{'copy':>10}{'ratio':>8}{'goal':>10}")
+    for r in results:
+        goal = "" if r["goal"] is None else f"{r['goal']:.0f} ms {'✓' if r['met'] else '✗'}"
+        print(
+            f"{r['name']:38}{r['value']:7.1f} ms{r['reference_value']:7.2f} ms"
+            f"{r['ratio']:8.1f}{goal:>10}"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
