@@ -38,8 +38,8 @@ def make_detector(ioc: IocProcess, name: str = "det") -> Any:
 
     detector = Detector(f"{ioc.prefix}CAM:", name=name)
     detector.wait_for_connection(timeout=TIMEOUT)
-    for name in ("array_data", "array_size", "ndimensions"):  # lazy: else at their first use
-        getattr(detector.image, name).wait_for_connection(timeout=2 * TIMEOUT)
+    for lazy in ("array_data", "array_size", "ndimensions"):  # else at their first use
+        getattr(detector.image, lazy).wait_for_connection(timeout=2 * TIMEOUT)
     detector.hdf.kind = detector.stats.kind = detector.stats.mean_value.kind = "hinted"
     # A stock SingleTrigger needs some time after the start before the camera is done.
     detector.cam.acquire_time.set(0.15).wait(TIMEOUT)
