@@ -1,7 +1,7 @@
 """How fast the virtual microscope makes frames: it must not hide the stack's own speed.
 
 The time of `camera.read()` on one core once the texture of the place exists, against a memory copy.
-It is the processor's time of the one thread that works, so other work on the machine does not count.
+It is the time that one thread works, so other work on the machine does not count.
 """
 
 from __future__ import annotations

@@ -99,7 +99,9 @@ def taper(radius: int) -> NDArray[np.float64]:
     return np.cos(np.pi / 2 * np.clip((away - radius + TAPER) / TAPER, 0, 1)) ** 2
 
 
-def apply(texture: NDArray[np.generic], point: NDArray[np.float32]) -> NDArray[np.float32]:
+def apply(
+    texture: NDArray[np.generic], point: NDArray[np.float32], out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Blur a texture; within the kernel's radius of its border the result is not to be used.
 
     Parameters
@@ -107,6 +109,8 @@ def apply(texture: NDArray[np.generic], point: NDArray[np.float32]) -> NDArray[n
     texture : ndarray of uint8 or float32, shape (h, w)
     point : ndarray of float32, shape (n, n)
         From `kernel`.
+    out : ndarray of float32, shape (h, w), optional
+        Memory for the result.
 
     Returns
     -------
@@ -115,7 +119,7 @@ def apply(texture: NDArray[np.generic], point: NDArray[np.float32]) -> NDArray[n
     pairs = separate(point)
     if pairs is None:
         return _by_fourier(texture, point)
-    blurred = np.empty(texture.shape, np.float32)
+    blurred = np.empty(texture.shape, np.float32) if out is None else out
     blur_by_pairs(texture, *pairs, blurred)
     return blurred
 

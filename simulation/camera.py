@@ -34,11 +34,11 @@ COOLING_TIME = 60.0
 
 @dataclass(frozen=True)
 class Exposure:
-    """What the camera asks the microscope for: frame number, times in s, and how to read it."""
+    """What the camera asks for: frame number, start and duration in s, and how to read it."""
 
     number: int
     start: float
-    end: float
+    duration: float
     binning: int
     bits: int
 
@@ -152,7 +152,7 @@ class VirtualCamera:
                 f"exposure {number} of {exposure:g} s did not end within "
                 f"{self.settings.timeout:g} s of its time; expose again"
             )
-        view = self._look(Exposure(number, start, end, binning, bits))
+        view = self._look(Exposure(number, start, exposure, binning, bits))
         with self._lock:
             self._unread.append((view, time.time()))
         return number

@@ -167,9 +167,9 @@ class VirtualMicroscope:
         """Work out what the camera saw in an exposure, and note the truth."""
         state = self.column.state()
         dropped = self.faults.strikes("beam_drop")
-        steps = min(max(ceil((exposure.end - exposure.start) / PATH_STEP), 16), MOST_PATH_STEPS)
+        steps = min(max(ceil(exposure.duration / PATH_STEP), 16), MOST_PATH_STEPS)
         share = (np.arange(steps) + 0.5) / steps
-        path = self.stage.true_path(exposure.start + share * (exposure.end - exposure.start))
+        path = self.stage.true_path(exposure.start + share * exposure.duration)
         mean = {name: float(values.mean()) for name, values in path.items()}
         geometry = self.column.true_geometry(state)
         optics = self._optics(state, mean["x"], mean["y"], mean["z"])
@@ -190,7 +190,7 @@ class VirtualMicroscope:
             optics=optics,
             path=motion,
             beam=None if dropped else self._beam(state, exposure, shift),
-            exposure=exposure.end - exposure.start,
+            exposure=exposure.duration,
             binning=exposure.binning,
             bits=exposure.bits,
         )
@@ -230,7 +230,7 @@ class VirtualMicroscope:
         stigmators = (state.condenser_stigmator_x, state.condenser_stigmator_y)
         peak = beam_peak(
             current,
-            exposure.end - exposure.start,
+            exposure.duration,
             pi * diameter**2 / 4,
             s.beam_edge,
             s.beam_falloff,
@@ -259,7 +259,7 @@ class VirtualMicroscope:
         still = replace(view.optics, defocus=0.0, astigmatism=0.0)
         return FrameTruth(
             frame=view.number,
-            time=(exposure.start + exposure.end) / 2,
+            time=exposure.start + exposure.duration / 2,
             exposure=view.exposure,
             x=float(view.x),
             y=float(view.y),

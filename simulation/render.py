@@ -5,6 +5,7 @@ Fetch the texture, blur it, sample it on the sensor's pixels, light it, digitise
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from math import ceil, floor, log2, pi
 from typing import Protocol
@@ -162,6 +163,7 @@ class FrameRenderer:
         self.gain[self.dead] = 0
         bank_rng = np.random.default_rng(bank_seed)
         self._bank = bank_rng.standard_normal(BANK_SIZE + width, np.float32)
+        self._buffers = threading.local()
         self._bright: tuple[bytes, NDArray[np.float32]] | None = None
 
     def _some_pixels(
@@ -202,13 +204,16 @@ class FrameRenderer:
         Returns
         -------
         ndarray of float32, shape (height // binning, width // binning)
+            It is written over by the next call on this thread.
         """
         height, width = self.settings.sensor
-        signal = np.zeros((height // view.binning, width // view.binning), np.float32)
-        if view.beam is not None:
-            texture, row_places, column_places = self._texture(view)
-            bright = self._illumination(view, view.beam)
-            expose(texture, row_places, column_places, bright, view.binning, signal)
+        shape = height // view.binning, width // view.binning
+        if view.beam is None:
+            return np.zeros(shape, np.float32)
+        signal = self._buffer("signal", shape)
+        texture, row_places, column_places = self._texture(view, self._peak(view, view.beam))
+        bright = self._illumination(view, view.beam)
+        expose(texture, row_places, column_places, bright, view.binning, signal)
         return signal
 
     def field_of_view(self, to_stage: NDArray[np.float64]) -> tuple[float, float]:
@@ -219,10 +224,18 @@ class FrameRenderer:
 
     # -- texture --------------------------------------------------------------------------------
 
+    def _buffer(self, name: str, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Give memory of this thread's own, not cleared: fresh pages cost as much as the work."""
+        buffer: NDArray[np.float32] | None = getattr(self._buffers, name, None)
+        if buffer is None or buffer.size < shape[0] * shape[1]:
+            buffer = np.empty(shape[0] * shape[1], np.float32)
+            setattr(self._buffers, name, buffer)
+        return buffer[: shape[0] * shape[1]].reshape(shape)
+
     def _texture(
-        self, view: View
+        self, view: View, peak: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-        """Fetch and blur the texture, and find where the sensor's pixels lie in it."""
+        """Fetch and blur the texture, in counts, and find where the sensor's pixels lie in it."""
         level = level_for(view.geometry.pixel_size)
         radius = self._radius(view, level)
         while radius > blur.LARGEST_RADIUS and level < COARSEST_LEVEL:
@@ -243,9 +256,8 @@ class FrameRenderer:
             level=level,
             radius=radius,
         )
-        if region.pixels.dtype == np.uint8:
-            point = point / np.float32(255)
-        texture = blur.apply(region.pixels, point)
+        point *= peak / 255 if region.pixels.dtype == np.uint8 else peak
+        texture = blur.apply(region.pixels, point, self._buffer("texture", region.pixels.shape))
         scale = NM_PER_UM / level
         column_places = places[0] * scale
         column_places[:, 0] += (view.x - region.x) * scale
@@ -289,20 +301,23 @@ class FrameRenderer:
 
     # -- light ----------------------------------------------------------------------------------
 
+    def _peak(self, view: View, beam: Beam) -> float:
+        """Give the counts of a sensor pixel in the middle of the beam without a specimen."""
+        area = (view.geometry.pixel_size / NM_PER_UM) ** 2
+        return beam.electrons * area * self.settings.counts_per_electron
+
     def _illumination(self, view: View, beam: Beam) -> NDArray[np.float32]:
-        """Give the counts of each sensor pixel without a specimen; the last one is kept."""
+        """Give each sensor pixel's share of the peak without a specimen; the last is kept."""
         to_beam = beam.to_edge @ view.geometry.matrix
         middle = FrameGeometry.middle(self.settings.sensor)
         start = -to_beam @ middle - beam.to_edge @ beam.middle
-        area = (view.geometry.pixel_size / NM_PER_UM) ** 2
-        peak = beam.electrons * area * self.settings.counts_per_electron
         to_beam = np.column_stack([to_beam, start])
-        key = to_beam.tobytes() + np.array([beam.edge, beam.falloff, peak]).tobytes()
+        key = to_beam.tobytes() + np.array([beam.edge, beam.falloff]).tobytes()
         kept = self._bright
         if kept is not None and kept[0] == key:
             return kept[1]
         bright = np.empty(self.settings.sensor, np.float32)
-        illuminate(self.gain, to_beam, beam.edge, beam.falloff, peak, bright)
+        illuminate(self.gain, to_beam, beam.edge, beam.falloff, bright)
         self._bright = (key, bright)
         return bright
 

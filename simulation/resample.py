@@ -111,17 +111,21 @@ def _across(texture, width, x, step_x, y, step_y, block):  # noqa: PLR0917
         top = int(py)
         u = _F(px - left)
         v = _F(py - top)
-        start = _I(top) * width + _I(left)
-        total = _F(0)
-        for i in range(4):
-            total += _bspline(v - _F(i - 1)) * (
-                _bspline(u + _F(1)) * texture[start]
-                + _bspline(u) * texture[start + _1]
-                + _bspline(u - _F(1)) * texture[start + _2]
-                + _bspline(u - _F(2)) * texture[start + _3]
-            )
-            start += width
-        block[k] = total
+        a, b, c, d = _bspline(u + _F(1)), _bspline(u), _bspline(u - _F(1)), _bspline(u - _F(2))
+        p = _I(top) * width + _I(left)
+        q = p + width
+        r = q + width
+        s = r + width
+        block[k] = (
+            _bspline(v + _F(1))
+            * (a * texture[p] + b * texture[p + _1] + c * texture[p + _2] + d * texture[p + _3])
+            + _bspline(v)
+            * (a * texture[q] + b * texture[q + _1] + c * texture[q + _2] + d * texture[q + _3])
+            + _bspline(v - _F(1))
+            * (a * texture[r] + b * texture[r + _1] + c * texture[r + _2] + d * texture[r + _3])
+            + _bspline(v - _F(2))
+            * (a * texture[s] + b * texture[s + _1] + c * texture[s + _2] + d * texture[s + _3])
+        )
 
 
 @njit(nogil=True, fastmath=True, cache=True)
@@ -131,11 +135,11 @@ def expose(texture, row_places, column_places, bright, binning, signal):  # noqa
     Parameters
     ----------
     texture : ndarray of float32, shape (height, width)
-        B-spline coefficients of the transmission, blurred by optics and camera.
+        B-spline coefficients of the image, blurred by optics and camera, in counts.
     row_places, column_places : ndarray of float64, shape (H, 4)
         For each sensor row, where its pixels lie in the texture; see `sample_row`.
     bright : ndarray of float32, shape (H, W)
-        Counts that each sensor pixel would have without a specimen.
+        What each sensor pixel sees of the beam, as a share of its peak.
     binning : int
     signal : ndarray of float32, shape (H // binning, W // binning)
         Result: expected counts.
@@ -247,8 +251,8 @@ def digitise(signal, offset, dark, gain, read_noise, bank, starts, divisor, top,
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def illuminate(gain, to_beam, edge, falloff, peak, bright):  # noqa: PLR0917
-    """Work out the counts of each sensor pixel without a specimen: beam profile times sensitivity.
+def illuminate(gain, to_beam, edge, falloff, bright):
+    """Work out what each sensor pixel sees of the beam: its profile times the sensitivity.
 
     Parameters
     ----------
@@ -258,8 +262,6 @@ def illuminate(gain, to_beam, edge, falloff, peak, bright):  # noqa: PLR0917
         Takes (row, column, 1) to a place in the beam, in units of its radius.
     edge, falloff : float
         Softness of the edge and how much the rim is darker, as fractions.
-    peak : float
-        Counts at the middle of the beam.
     bright : ndarray of float32, shape (H, W)
         Result.
     """
@@ -272,7 +274,7 @@ def illuminate(gain, to_beam, edge, falloff, peak, bright):  # noqa: PLR0917
             v = v0 + to_beam[1, 1] * c
             square = u * u + v * v
             away = min((np.sqrt(square) - 1) / edge, 60.0)
-            level = peak * max(1 - falloff * square, 0.0) / (1 + np.exp(away))
+            level = max(1 - falloff * square, 0.0) / (1 + np.exp(away))
             bright[r, c] = _F(level) * gain[r, c]
 
 
@@ -286,7 +288,7 @@ def warm_up() -> None:
         blur_by_pairs(texture, pair, pair, blurred)
     gain = np.ones((BLOCK, BLOCK), np.float32)
     bright, signal = np.empty_like(gain), np.empty_like(gain)
-    illuminate(gain, np.zeros((2, 3)), 0.1, 0.1, 1.0, bright)
+    illuminate(gain, np.zeros((2, 3)), 0.1, 0.1, bright)
     places = np.zeros((2, BLOCK, 4))
     places[:, :, 0] = 32.0
     places[1, :, 1] = 1.0

@@ -455,8 +455,8 @@ def test_ten_micrometres_of_defocus_blur_either_way():
     for defocus in (-10.0, -1.0, 0.0, 1.0, 10.0):
         microscope.column.set("defocus", defocus)
         contrast[defocus] = snap(microscope)[0].data.astype(float).std()
-    assert contrast[10.0] < 0.6 * contrast[0.0]
-    assert contrast[-10.0] < 0.6 * contrast[0.0]
+    assert contrast[10.0] < 0.7 * contrast[0.0]
+    assert contrast[-10.0] < 0.7 * contrast[0.0]
     assert contrast[-10.0] == pytest.approx(contrast[10.0], rel=0.35), "both signs look alike"
     assert contrast[1.0] == pytest.approx(contrast[0.0], rel=0.2)
 
