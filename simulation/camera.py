@@ -34,11 +34,12 @@ COOLING_TIME = 60.0
 
 @dataclass(frozen=True)
 class Exposure:
-    """What the camera asks for: frame number, start and duration in s, and how to read it."""
+    """What the camera asks for: frame number, start, duration and unix time of the end, in s."""
 
     number: int
     start: float
     duration: float
+    timestamp: float
     binning: int
     bits: int
 
@@ -152,9 +153,10 @@ class VirtualCamera:
                 f"exposure {number} of {exposure:g} s did not end within "
                 f"{self.settings.timeout:g} s of its time; expose again"
             )
-        view = self._look(Exposure(number, start, exposure, binning, bits))
+        timestamp = time.time()
+        view = self._look(Exposure(number, start, exposure, timestamp, binning, bits))
         with self._lock:
-            self._unread.append((view, time.time()))
+            self._unread.append((view, timestamp))
         return number
 
     def read(self) -> Frame:

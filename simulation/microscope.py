@@ -144,6 +144,8 @@ class VirtualMicroscope:
 
     @truth_log.setter
     def truth_log(self, path: str | Path | None) -> None:
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._truth.path = None if path is None else Path(path)
 
     # -- where the camera looks -----------------------------------------------------------------
@@ -259,6 +261,7 @@ class VirtualMicroscope:
         still = replace(view.optics, defocus=0.0, astigmatism=0.0)
         return FrameTruth(
             frame=view.number,
+            timestamp=exposure.timestamp,
             time=exposure.start + exposure.duration / 2,
             exposure=view.exposure,
             x=float(view.x),

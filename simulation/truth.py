@@ -30,6 +30,8 @@ class FrameTruth:
     ----------
     frame : int
         Number of the frame.
+    timestamp : float
+        Unix time of the end of the exposure, the same as the frame's, in s.
     time : float
         Simulated time of the middle of the exposure, in s.
     exposure : float
@@ -73,6 +75,7 @@ class FrameTruth:
     """
 
     frame: int
+    timestamp: float
     time: float
     exposure: float
     x: float

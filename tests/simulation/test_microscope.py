@@ -152,13 +152,14 @@ def test_truth_maps_pixels_to_places_and_back():
 
 def test_truth_is_written_as_one_line_of_json_a_frame(tmp_path):
     microscope = real()
-    microscope.truth_log = tmp_path / "truth.jsonl"
-    numbers = []
+    microscope.truth_log = tmp_path / "log" / "truth.jsonl"
+    frames = []
     for x in (0.0, 5.0, 11.0):
         go(microscope, x=x)
-        numbers.append(snap(microscope)[1].frame)
-    lines = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
-    assert [line["frame"] for line in lines] == numbers == [1, 2, 3]
+        frames.append(snap(microscope)[0])
+    lines = [json.loads(line) for line in microscope.truth_log.read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [1, 2, 3]
+    assert [line["timestamp"] for line in lines] == [frame.timestamp for frame in frames]
     for line in lines:
         truth = microscope.truth(line["frame"])
         assert (line["x"], line["y"]) == (truth.x, truth.y)
@@ -455,8 +456,8 @@ def test_ten_micrometres_of_defocus_blur_either_way():
     for defocus in (-10.0, -1.0, 0.0, 1.0, 10.0):
         microscope.column.set("defocus", defocus)
         contrast[defocus] = snap(microscope)[0].data.astype(float).std()
-    assert contrast[10.0] < 0.7 * contrast[0.0]
-    assert contrast[-10.0] < 0.7 * contrast[0.0]
+    assert contrast[10.0] < 0.75 * contrast[0.0]
+    assert contrast[-10.0] < 0.75 * contrast[0.0]
     assert contrast[-10.0] == pytest.approx(contrast[10.0], rel=0.35), "both signs look alike"
     assert contrast[1.0] == pytest.approx(contrast[0.0], rel=0.2)
 
