@@ -48,6 +48,7 @@ class Setting(EpicsSignal):
     def __init__(self, prefix: str, **kwargs: Any) -> None:
         kwargs.setdefault("limits", True)
         kwargs.setdefault("auto_monitor", True)
+        self._writing: _Writing | None = None
         super().__init__(prefix + "_RBV", write_pv=prefix, **kwargs)
 
     def check_value(self, value: Any) -> None:
@@ -103,7 +104,12 @@ class Setting(EpicsSignal):
         if timeout is DEFAULT_WRITE_TIMEOUT:
             timeout = self.write_timeout
         self.check_value(value)
-        writing = _Writing(self, value, timeout, settle_time)
+        pending = self._writing
+        if pending is not None and not pending.status.done:
+            if self.matches(value, pending.value):
+                return pending.status  # the same write, asked for twice
+            pending.give_up(value)
+        writing = self._writing = _Writing(self, value, timeout, settle_time)
         # ophyd gives no sign of a write that the IOC refused, so the callback looks for itself.
         self.put(value, use_complete=True, callback=writing.put_completed)
         return writing.status
@@ -127,18 +133,25 @@ class _Writing:
         self, signal: Setting, value: Any, timeout: float | None, settle_time: float | None
     ) -> None:
         self._signal = signal
-        self._value = value
+        self.value = value
         self._lock = Lock()
         self._finished = False
         self.status = SettingOutcome(
             timeout=timeout, settle_time=settle_time or 0.0, explain=self._explain
         )
 
+    def give_up(self, value: Any) -> None:
+        """End, as another value is written."""
+        text = f"{self._signal.name} was set to {value!r} before it had reached {self.value!r}"
+        self._finish(SettingRefusedError(text))
+
     def put_completed(self, **_: Any) -> None:
         """Look whether the IOC took the value, then wait for the readback to follow."""
+        if self._finished:
+            return
         try:
             setpoint = self._signal.get_setpoint(use_monitor=False)
-            if self._signal.matches(self._value, setpoint):
+            if self._signal.matches(self.value, setpoint):
                 self._follow_readback()
             else:
                 self._finish(self._refusal(setpoint))
@@ -152,7 +165,7 @@ class _Writing:
         self._readback_changed(signal.get(use_monitor=False))
 
     def _readback_changed(self, value: Any, **_: Any) -> None:
-        if self._signal.matches(self._value, value):
+        if self._signal.matches(self.value, value):
             self._finish(None)
 
     def _finish(self, error: Exception | None) -> None:
@@ -171,7 +184,7 @@ class _Writing:
             "" if self._signal.enum_strs or low >= high else f" (allowed: {low:g} to {high:g})"
         )
         return SettingRefusedError(
-            f"{self._signal.setpoint_pvname} refused {self._value!r} and stays at "
+            f"{self._signal.setpoint_pvname} refused {self.value!r} and stays at "
             f"{setpoint!r}{allowed}{self._reason()}"
         )
 
@@ -179,7 +192,7 @@ class _Writing:
         signal = self._signal
         found = signal._readback if signal.connected else "a PV that is not connected"
         return (
-            f"{signal.name} was set to {self._value!r} but {signal.pvname} shows {found!r}"
+            f"{signal.name} was set to {self.value!r} but {signal.pvname} shows {found!r}"
             f"{self._reason()}: is its IOC alive, and the hardware free to move?"
         )
 

@@ -113,6 +113,9 @@ class StageAxis(EpicsMotor):
         if not self.connected:
             raise DisconnectedError(f"{self._lost()}, so it cannot be moved: {_LOOK}")
         self.check_value(position)
+        pending = self._outcome
+        if pending is not None and pending.target == position:
+            return pending  # the same move, asked for twice
         self._end(PositionError(f"{self.name} was sent to {position:g} before it had arrived"))
         self._started_moving = False
         outcome = MoveOutcome(

@@ -11,13 +11,11 @@ from typing import Any
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from bluesky.utils import MsgGenerator, RequestAbort, RequestStop
+from bluesky.utils import MsgGenerator, RequestAbort, RequestStop, short_uid
 
 from processing.geometry import FrameGeometry
 
 Readings = dict[str, Any]
-
-_MOVE, _EXPOSE = "move", "expose"
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,10 @@ def move(targets: Mapping[Any, Any], settle: float) -> MsgGenerator[None]:
     settle : float
         Seconds.
     """
+    group = short_uid("move")  # its own, or it would wait for what an aborted move left behind
     for target, value in targets.items():
-        yield from bps.abs_set(target, value, group=_MOVE)
-    yield from bps.wait(_MOVE)
+        yield from bps.abs_set(target, value, group=group)
+    yield from bps.wait(group)
     if settle > 0:
         yield from bps.sleep(settle)
 
@@ -132,8 +131,9 @@ def expose(camera: Any, readables: Iterable[Any], stream: str) -> MsgGenerator[R
     dict
         Readings by key.
     """
-    yield from bps.trigger(camera, group=_EXPOSE)
-    yield from bps.wait(_EXPOSE)
+    group = short_uid("expose")
+    yield from bps.trigger(camera, group=group)
+    yield from bps.wait(group)
     return (yield from record((camera, *readables), stream))
 
 

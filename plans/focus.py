@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
-from bluesky.utils import MsgGenerator
+from bluesky.utils import FailedStatus, MsgGenerator, RequestAbort, RequestStop
 from numpy.typing import NDArray
 
 from devices import FocusFit
 from plans import checks, names
 from plans.exposures import declare, expose, in_run, move, record, set_exposure, value_of
-from plans.fit import fit_focus
+from plans.fit import FocusCurve, fit_focus
 from plans.metadata import start_document
-from plans.safety import finally_do, illuminated, leaves_safe
+from plans.safety import finally_do, illuminated, insist, leaves_safe, staged
 
 MAX_STEPS = 101
 MAX_EXPANSIONS = 5
@@ -164,7 +163,7 @@ def focus_series(
         back = partial(move, {scope.defocus: before}, 0)
         return (yield from finally_do(illuminated(take, scope), back))
 
-    plan = bpp.stage_wrapper(in_run(inner_focus_series, _md), [camera])
+    plan = staged(in_run(inner_focus_series, _md), camera)
     uid, sharpness = yield from leaves_safe(plan, scope)
     return FocusSeries(uid, tuple(map(float, series)), tuple(sharpness))
 
@@ -176,7 +175,7 @@ def autofocus(
     centre: float | None = None,
     focus_range: float = 20.0,
     steps: int = 9,
-    min_quality: float = 0.3,
+    min_quality: float = 0.4,
     expansions: int = 2,
     exposure: float | None = None,
     settle: float = 0.05,
@@ -257,7 +256,7 @@ def autofocus(
         )
         return (yield from illuminated(find, scope))
 
-    plan = bpp.stage_wrapper(in_run(inner_autofocus, _md), [camera])
+    plan = staged(in_run(inner_autofocus, _md), camera)
     uid, found = yield from leaves_safe(plan, scope)
     return Focus(found.defocus, found.quality, uid)
 
@@ -268,7 +267,7 @@ class AutofocusSettings:
 
     focus_range: float = 20.0
     steps: int = 9
-    min_quality: float = 0.3
+    min_quality: float = 0.4
     expansions: int = 2
     settle: float = 0.05
 
@@ -333,6 +332,37 @@ def find_focus(
     FocusError
         If there is no focus to be trusted.
     """
+    try:
+        curve, tried = yield from _search(
+            camera, scope, settings, centre=centre, stream=stream, readables=readables, place=place
+        )
+    except (RequestAbort, RequestStop, FailedStatus):
+        yield from insist(partial(move, {scope.defocus: centre}, 0))
+        raise
+    found = Focus(curve.best if curve.good else centre, curve.quality if curve.good else 0.0)
+    problem = _PROBLEMS.get(curve.problem, "")
+    yield from move({scope.defocus: found.defocus}, settings.settle)
+    yield from _record_fit(fit, found, problem, tile)
+    if problem:
+        raise FocusError(
+            f"no focus found from {min(tried):g} to {max(tried):g} µm of defocus: {problem} "
+            f"(quality {curve.quality:.2f}, needed {settings.min_quality:g}); "
+            f"defocus is back at {centre:g} µm"
+        )
+    return found
+
+
+def _search(
+    camera: Any,
+    scope: Any,
+    settings: AutofocusSettings,
+    *,
+    centre: float,
+    stream: str,
+    readables: Iterable[Any],
+    place: Mapping[Any, Any] | None,
+) -> MsgGenerator[tuple[FocusCurve, list[float]]]:
+    """Take a series, and continue it while the peak is at its end; give the fit, and defocuses."""
     defocus: list[float] = []
     sharpness: list[float] = []
     middle = centre
@@ -353,17 +383,7 @@ def find_focus(
             break
         # The next series begins where this one ended; the fit is to all of them.
         middle = curve.best + np.sign(curve.best - middle) * settings.focus_range / 2
-    found = Focus(curve.best if curve.good else centre, curve.quality if curve.good else 0.0)
-    problem = _PROBLEMS.get(curve.problem, "")
-    yield from move({scope.defocus: found.defocus}, settings.settle)
-    yield from _record_fit(fit, found, problem, tile)
-    if problem:
-        raise FocusError(
-            f"no focus found from {min(defocus):g} to {max(defocus):g} µm of defocus: {problem} "
-            f"(quality {curve.quality:.2f}, needed {settings.min_quality:g}); "
-            f"defocus is back at {centre:g} µm"
-        )
-    return found
+    return curve, defocus
 
 
 def _take_series(

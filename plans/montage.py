@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from bluesky.utils import FailedStatus, MsgGenerator
 
 from devices import FocusFit, Tile
@@ -29,7 +28,7 @@ from plans.exposures import (
 from plans.focus import AutofocusSettings, FocusError, find_focus
 from plans.gate import QualityGate, ask
 from plans.metadata import start_document
-from plans.safety import illuminated, leaves_safe
+from plans.safety import illuminated, leaves_safe, staged
 from processing.geometry import Grid, GridTile, Region, plan_grid
 
 _log = logging.getLogger(__name__)
@@ -197,7 +196,7 @@ def montage(
             again = [grid.tiles[index] for index in failed]
             yield from illuminated(work.take(again, focus_first=False), scope)
 
-    plan = bpp.stage_wrapper(in_run(inner_montage, _md), [camera])
+    plan = staged(in_run(inner_montage, _md), camera)
     uid, _ = yield from leaves_safe(plan, scope)
     return str(uid)
 

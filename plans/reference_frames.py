@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from bluesky.utils import MsgGenerator
 
 from plans import checks, names
@@ -24,7 +23,7 @@ from plans.exposures import (
     value_of,
 )
 from plans.metadata import start_document
-from plans.safety import finally_do, illuminated, leaves_safe, make_safe
+from plans.safety import finally_do, illuminated, leaves_safe, make_safe, staged
 
 MAX_FRAMES = 1000
 
@@ -121,7 +120,7 @@ def brightfield(
         back = partial(move, {stage.x: x, stage.y: y}, 0)
         yield from finally_do(illuminated(take(), scope), back)
 
-    plan = bpp.stage_wrapper(in_run(inner_brightfield, _md), [camera])
+    plan = staged(in_run(inner_brightfield, _md), camera)
     uid, _ = yield from leaves_safe(plan, scope)
     return str(uid)
 
@@ -188,7 +187,7 @@ def darkfield(
             yield from bps.checkpoint()
             yield from expose(camera, [scope], names.PRIMARY)
 
-    plan = bpp.stage_wrapper(in_run(inner_darkfield, _md), [camera])
+    plan = staged(in_run(inner_darkfield, _md), camera)
     uid, _ = yield from leaves_safe(plan, scope)
     return str(uid)
 

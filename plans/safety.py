@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from bluesky import plan_stubs as bps
-from bluesky.utils import MsgGenerator
+from bluesky.utils import FailedStatus, MsgGenerator
 
 _log = logging.getLogger(__name__)
 _TRIES = 3
@@ -43,13 +43,39 @@ def finally_do(
         raise
     except BaseException as error:
         try:
-            yield from cleanup()
+            yield from insist(cleanup)
         except Exception as failure:
             _log.critical("%s", failure)
             error.add_note(f"Then the clean-up failed too: {failure}")
         raise
     yield from cleanup()
     return result
+
+
+def insist(step: Callable[[], MsgGenerator[Any]]) -> MsgGenerator[None]:
+    """Do a step of a clean-up; do it again if the late failure of something else ends it.
+
+    The RunEngine throws the failure of any device into whatever plan is running; so one that was
+    given up with the plan that waited for it can end the clean-up of that plan.
+
+    Parameters
+    ----------
+    step : callable
+        Returns messages that may be sent more than once.
+
+    Raises
+    ------
+    Exception
+        What ended the last of three tries.
+    """
+    for remaining in reversed(range(_TRIES)):
+        try:
+            yield from step()
+        except FailedStatus:
+            if not remaining:
+                raise
+        else:
+            return
 
 
 def leaves_safe(plan: MsgGenerator[Any], scope: Any) -> MsgGenerator[Any]:
@@ -70,6 +96,30 @@ def leaves_safe(plan: MsgGenerator[Any], scope: Any) -> MsgGenerator[Any]:
         What the plan returns.
     """
     return (yield from finally_do(plan, partial(make_safe, scope)))
+
+
+def staged(plan: MsgGenerator[Any], device: Any) -> MsgGenerator[Any]:
+    """Stage a device for a plan, and unstage it after, whether the plan ended well or not.
+
+    `bluesky.preprocessors.stage_wrapper`, but what went wrong first is what is raised.
+
+    Parameters
+    ----------
+    plan : generator
+        Messages.
+    device : device
+
+    Returns
+    -------
+    Any
+        What the plan returns.
+    """
+
+    def inner() -> MsgGenerator[Any]:
+        yield from bps.stage(device)
+        return (yield from plan)
+
+    return (yield from finally_do(inner(), partial(bps.unstage, device)))
 
 
 def illuminated(plan: MsgGenerator[Any], scope: Any) -> MsgGenerator[Any]:
@@ -97,9 +147,6 @@ def illuminated(plan: MsgGenerator[Any], scope: Any) -> MsgGenerator[Any]:
 def make_safe(scope: Any) -> MsgGenerator[None]:
     """Blank the beam and lower the screen.
 
-    It is tried again if an error ends it, which may be a late one of something else: the
-    RunEngine throws the failure of any device into whatever plan is running.
-
     Parameters
     ----------
     scope : device
@@ -113,11 +160,4 @@ def make_safe(scope: Any) -> MsgGenerator[None]:
     --------
     >>> RE(make_safe(scope))
     """
-    for remaining in reversed(range(_TRIES)):
-        try:
-            yield from bps.unstage(scope)
-        except Exception:
-            if not remaining:
-                raise
-        else:
-            return
+    yield from bps.unstage(scope)

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from bluesky.utils import MsgGenerator
 
 from plans import checks, names
 from plans.exposures import declare, expose, in_run, read_calibration, set_exposure
 from plans.metadata import start_document
-from plans.safety import illuminated, leaves_safe
+from plans.safety import illuminated, leaves_safe, staged
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def snap(
         yield from bps.checkpoint()
         return (yield from illuminated(expose(camera, readables, names.PRIMARY), scope))
 
-    plan = bpp.stage_wrapper(in_run(inner_snap, _md), [camera])
+    plan = staged(in_run(inner_snap, _md), camera)
     uid, readings = yield from leaves_safe(plan, scope)
     values = {key: reading["value"] for key, reading in readings.items()}
     return Snapshot(

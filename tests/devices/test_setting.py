@@ -72,3 +72,15 @@ def test_settings_have_units_and_limits_in_their_description(lab: Lab):
     assert key["units"] == "um"
     assert (key["lower_ctrl_limit"], key["upper_ctrl_limit"]) == (-200, 200)
     assert key["dtype"] == "number"
+
+
+def test_a_new_value_on_the_way_replaces_the_old_one(lab: Lab):
+    first = lab.scope.defocus.set(4.0)
+    again = lab.scope.defocus.set(4.0)
+    assert again is first or first.done, "the same write, asked for twice"
+    second = lab.scope.defocus.set(-4.0)
+    second.wait(10)
+    assert lab.pv("SCOPE:Defocus_RBV") == pytest.approx(-4.0, abs=1e-3)
+    error = first.exception(timeout=10)
+    assert error is None or "before it had reached 4.0" in str(error)
+    lab.scope.defocus.set(0).wait(10)
