@@ -11,7 +11,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: .venv/installed ## acquire and stitch a montage of the virtual section; Ctrl-C ends it
-	@$(BIN)/temline demo
+	@$(BIN)/temline demo $(ARGS)
 
 test: .venv/installed-test ## the whole test suite
 	@$(BIN)/python -m pytest

@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from config import Config, load
+from config.loader import SIMULATOR
 from services.environment import set_environment
 from services.errors import PlainError
 from services.interrupts import Interrupts
 from services.launcher import Launcher
 from services.logs import set_up_logging
-from services.processes import services_of, tiled_access
+from services.processes import services_of, tiled_access, warn_of_full_disk
 from services.runtime import Instance, free_ports
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def run_demo(options: DemoOptions) -> None:
         stack.enter_context(Instance(config.folder, "temline demo", overrides))
         set_environment(config)
         set_up_logging(config.log.folder, "demo", config.log.level, console)
+        warn_of_full_disk(config)
         launcher = stack.enter_context(Launcher(config.log.folder, before_stop=interrupts.shield))
         demo = _Demo(options, config, console, interrupts, launcher)
         figures = demo.acquire(stack)
@@ -127,7 +129,7 @@ def _demo_config(options: DemoOptions, overrides: dict[str, Any]) -> Config:
     specimen = options.specimen
     if specimen is not None and not specimen.is_file():
         raise DemoError(f"--specimen {specimen}: there is no such file")
-    truth = truth_log(load().config)
+    truth = truth_log(load(SIMULATOR).config)
     truth.parent.mkdir(parents=True, exist_ok=True)
     truth.unlink(missing_ok=True)
     simulated: dict[str, Any] = {
@@ -139,6 +141,7 @@ def _demo_config(options: DemoOptions, overrides: dict[str, Any]) -> Config:
     # A user's image has no clear place: it is mirrored beyond its edges.
     references = {} if specimen is None else {"references": {"place": None}}
     return load(
+        SIMULATOR,
         overrides=overrides | references | {"ioc": {"driver": "simulated", "options": simulated}},
         overrides_from="temline demo",
     ).config
@@ -226,9 +229,9 @@ class _Demo:
 
         camera, stage, scope = devices["camera"], devices["stage"], devices["scope"]
         settings = self._config.montage
-        exposure = settings.exposure
+        overlap = overlap_percent(self._options.tile_size, settings.overlap)
         with self._step("Autofocus"):
-            self._run(autofocus(camera, scope, exposure=exposure))
+            self._run(autofocus(camera, scope, exposure=settings.exposure))
         with self._step("Bright and dark field"):
             references = self._run(take_references(camera, stage, scope, self._config))
         self._run(
@@ -236,12 +239,8 @@ class _Demo:
                 camera,
                 stage,
                 scope,
-                self._region(scope),
-                overlap=overlap_percent(self._options.tile_size, settings.overlap),
-                pattern=settings.pattern,
-                settle=settings.settle,
-                exposure=settings.exposure,
-                retakes=settings.retakes,
+                self._region(scope, overlap),
+                **settings.model_dump() | {"overlap": overlap},
                 references=references,
                 gate=pipeline.quality,
                 sample="virtual section",
@@ -278,7 +277,7 @@ class _Demo:
         self._interrupts.check()
         return result.plan_result
 
-    def _region(self, scope: Any) -> dict[str, Any]:
+    def _region(self, scope: Any, overlap: float) -> dict[str, Any]:
         """Give the region of the montage, as the microscope sees it."""
         from processing.geometry import FrameGeometry
 
@@ -289,7 +288,6 @@ class _Demo:
             bool(scope.flip_rows.get()),
         )
         side = float(self._options.tile_size)
-        overlap = overlap_percent(self._options.tile_size, self._config.montage.overlap)
         outline = octagon(
             self._options.rows, self._options.columns, side * (1 - overlap / 100), side
         )

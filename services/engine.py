@@ -9,7 +9,7 @@ import getpass
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -28,6 +28,7 @@ from config import Config
 from plans import brightfield, darkfield
 from services.errors import PlainError
 from services.processes import tiled_access
+from services.workers import make_executor
 
 log = logging.getLogger(__name__)
 
@@ -163,40 +164,6 @@ def add_baseline(RE: RunEngine, config: Config, devices: Mapping[str, Any]) -> l
     parts = [find_part(devices, dotted) for dotted in names]
     RE.preprocessors.append(SupplementalData(baseline=parts))
     return names
-
-
-def make_executor(config: Config) -> Executor:
-    """Make the executor that processes tiles."""
-    workers = config.processing.workers
-    if config.processing.executor == "threads":
-        return ThreadPoolExecutor(workers, thread_name_prefix="processing")
-    # Not forked: this process has threads of Channel Access.
-    import multiprocessing
-
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with_parent,
-    )
-
-
-def _end_with_parent() -> None:
-    """Have a worker process end when the process that owns it does, however that ended."""
-    import multiprocessing
-    import os
-    import signal
-    import threading
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def take_references(camera: Any, stage: Any, scope: Any, config: Config) -> MsgGenerator:

@@ -6,6 +6,8 @@ Settings go to a process in a JSON file, keys in its environment.
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from services.runtime import (
 )
 from services.tiled_server import TiledSettings, answers
 
+log = logging.getLogger(__name__)
+
+GIGA = 1e9
 # A process variable of each group of the IOC, to ask whether it answers.
 IOC_PROBES = {
     "scope": "SCOPE:Model_RBV",
@@ -126,3 +131,18 @@ def services_of(config: Config) -> tuple[Service, ...]:
     if config.tiled.uri is None:
         services.append(tiled_service(config))
     return tuple(services)
+
+
+def warn_of_full_disk(config: Config) -> None:
+    """Log a warning if the disk of the data has less room than the configuration asks for."""
+    folder = config.data.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / GIGA
+    if free < config.data.minimum_free_gb:
+        log.warning(
+            "%s has %.1f GB free; data.minimum_free_gb is %g: make room, or set data.folder to "
+            "another disk",
+            folder,
+            free,
+            config.data.minimum_free_gb,
+        )

@@ -5,7 +5,6 @@ It holds the lock of its folder, so that an instrument is never run twice.
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from rich.console import Console
@@ -15,10 +14,8 @@ from services.environment import set_environment
 from services.interrupts import Interrupts
 from services.launcher import Launcher
 from services.logs import set_up_logging
-from services.processes import services_of, tiled_access
+from services.processes import services_of, tiled_access, warn_of_full_disk
 from services.runtime import Instance
-
-log = logging.getLogger(__name__)
 
 
 def run_up(loaded: Loaded) -> None:
@@ -36,6 +33,7 @@ def run_up(loaded: Loaded) -> None:
     ):
         try:
             set_up_logging(config.log.folder, "up", config.log.level, Console())
+            warn_of_full_disk(config)
             set_environment(config)
             services = services_of(config)
             print(f"Starting {' and '.join(one.name for one in services) or 'nothing'} …")

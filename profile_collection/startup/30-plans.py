@@ -1,4 +1,6 @@
-"""Our plans, and bluesky's own."""
+"""Our plans, and bluesky's own; a montage has the configuration's defaults."""
+
+from functools import partial, update_wrapper
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -7,3 +9,5 @@ from bluesky.magics import BlueskyMagics
 from plans import autofocus, brightfield, darkfield, focus_series, montage, snap
 
 get_ipython().register_magics(BlueskyMagics)
+
+montage = update_wrapper(partial(montage, **config.montage.model_dump()), montage)

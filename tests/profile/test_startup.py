@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from config import load
 from services.console import startup_files
 from services.runtime import free_ports
 from tests.commands import Command
@@ -85,6 +86,7 @@ report = {
     "instrument": run.metadata["start"]["instrument"],
     "shape": list(run["primary"]["camera_image"].shape),
     "baseline": sorted(baseline),
+    "overlap": montage.keywords["overlap"],
     "vacuum": run["baseline"]["scope_vacuum"].read().tolist(),
 }
 """
@@ -101,6 +103,7 @@ def test_with_an_instrument_all_is_reached_and_a_run_gets_to_tiled(instrument):
     assert value["shape"][-2:] == [256, 256]
     assert value["baseline"] == ["aperture", "camera.cam.temperature", "scope", "stage"]
     assert len(value["vacuum"]) == 2
+    assert value["overlap"] == load(environ={}).config.montage.overlap
     assert all(0 < pressure < 1e-3 for pressure in value["vacuum"])
 
 

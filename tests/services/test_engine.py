@@ -17,9 +17,11 @@ from services.engine import (
     add_baseline,
     find_part,
     make_devices,
-    make_executor,
     make_run_engine,
 )
+from services.processes import warn_of_full_disk
+from services.workers import make_executor
+from tests.support import wait_until
 
 
 def config(**environ):
@@ -84,7 +86,7 @@ def test_the_executor_works(kind):
 OWNER = """
 import os, sys
 from config import load
-from services.engine import make_executor
+from services.workers import make_executor
 
 if __name__ == "__main__":
     executor = make_executor(load(environ={"TEMLINE_PROCESSING__EXECUTOR": "processes"}).config)
@@ -93,7 +95,7 @@ if __name__ == "__main__":
 """
 
 
-def test_worker_processes_end_when_their_owner_is_killed(tmp_path, alive, eventually):
+def test_worker_processes_end_when_their_owner_is_killed(tmp_path, alive):
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
     owner = subprocess.Popen(
@@ -111,4 +113,13 @@ def test_worker_processes_end_when_their_owner_is_killed(tmp_path, alive, eventu
         owner.wait(10)
         owner.stdin.close()
         owner.stdout.close()
-    eventually(lambda: not alive(worker), "end of the worker")
+    wait_until(lambda: not alive(worker), 20, "end of the worker")
+
+
+def test_a_disk_that_is_almost_full_is_told(tmp_path, caplog):
+    warn_of_full_disk(config(TEMLINE_DATA__FOLDER=str(tmp_path), TEMLINE_DATA__MINIMUM_FREE_GB="0"))
+    assert caplog.text == ""
+    full = config(TEMLINE_DATA__FOLDER=str(tmp_path), TEMLINE_DATA__MINIMUM_FREE_GB="1e9")
+    warn_of_full_disk(full)
+    assert f"{tmp_path} has " in caplog.text
+    assert "data.minimum_free_gb is 1e+09: make room" in caplog.text

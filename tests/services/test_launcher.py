@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from services.launcher import Launcher, LaunchError, Service, tail
+from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,9 +91,7 @@ def test_a_process_that_is_never_ready_is_an_error_and_is_stopped(sleeper, tmp_p
     assert not alive(pid)
 
 
-def test_a_process_that_died_is_started_again_up_to_a_limit(
-    sleeper, tmp_path, alive, eventually, caplog
-):
+def test_a_process_that_died_is_started_again_up_to_a_limit(sleeper, tmp_path, alive, caplog):
     with Launcher(tmp_path / "log", restarts=2, within=60) as launcher:
         launcher.start(sleeper())
         launcher.wait()
@@ -100,10 +99,10 @@ def test_a_process_that_died_is_started_again_up_to_a_limit(
         for _ in range(2):
             (tmp_path / "sleeper.pid").unlink()
             os.kill(launcher.pids["sleeper"], signal.SIGKILL)
-            eventually((tmp_path / "sleeper.pid").exists, "restarted sleeper")
+            wait_until((tmp_path / "sleeper.pid").exists, 20, "restarted sleeper")
             seen.add(launcher.pids["sleeper"])
         os.kill(launcher.pids["sleeper"], signal.SIGKILL)
-        eventually(lambda: "is left alone" in caplog.text, "message that it is left alone")
+        wait_until(lambda: "is left alone" in caplog.text, 20, "message that it is left alone")
         assert launcher.pids == {}
     assert len(seen) == 3
     assert "sleeper ended with signal SIGKILL; starting it again" in caplog.text
@@ -111,7 +110,7 @@ def test_a_process_that_died_is_started_again_up_to_a_limit(
     assert (tmp_path / "log" / "sleeper.log").read_text().count("sleeper starts") == 3
 
 
-def test_old_deaths_do_not_count(sleeper, tmp_path, eventually):
+def test_old_deaths_do_not_count(sleeper, tmp_path):
     with Launcher(tmp_path / "log", restarts=1, within=0.2) as launcher:
         launcher.start(sleeper())
         launcher.wait()
@@ -119,7 +118,7 @@ def test_old_deaths_do_not_count(sleeper, tmp_path, eventually):
             time.sleep(0.25)  # the time within which deaths count
             (tmp_path / "sleeper.pid").unlink()
             os.kill(launcher.pids["sleeper"], signal.SIGKILL)
-            eventually((tmp_path / "sleeper.pid").exists, "restarted sleeper")
+            wait_until((tmp_path / "sleeper.pid").exists, 20, "restarted sleeper")
 
 
 def test_the_log_of_the_time_before_is_kept(sleeper, tmp_path):
@@ -142,18 +141,18 @@ def test_keys_reach_a_process_by_its_environment_only(sleeper, tmp_path):
 
 
 @pytest.mark.parametrize("ways", [(), ("deaf", "child")])
-def test_when_the_parent_is_killed_its_children_end(tmp_path, alive, eventually, ways):
+def test_when_the_parent_is_killed_its_children_end(tmp_path, alive, ways):
     parent = subprocess.Popen([sys.executable, "-m", "tests.services.owner", tmp_path, *ways])
     pids = []
     try:
-        eventually((tmp_path / "up").exists, "child")
+        wait_until((tmp_path / "up").exists, 20, "child")
         pids = [int(file.read_text()) for file in tmp_path.glob("pid*")]
         assert len(pids) == 1 + ("child" in ways)
         assert all(map(alive, pids))
     finally:
         parent.kill()
         parent.wait(10)
-    eventually(lambda: not any(map(alive, pids)), "end of the children")
+    wait_until(lambda: not any(map(alive, pids)), 20, "end of the children")
 
 
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path):
