@@ -21,6 +21,7 @@ from simulation.errors import (
 )
 from simulation.faults import FAULTS, FaultSet
 from simulation.microscope import VirtualMicroscope
+from simulation.resample import warm_up
 from simulation.settings import (
     AxisSettings,
     CameraSettings,
@@ -63,4 +64,5 @@ __all__ = [
     "VirtualColumn",
     "VirtualMicroscope",
     "VirtualStage",
+    "warm_up",
 ]

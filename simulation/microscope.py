@@ -5,7 +5,6 @@ Here the parts are put together: where the camera looks, through which optics, i
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,6 @@ from simulation.column import ColumnState, VirtualColumn, axes_of_beam
 from simulation.faults import FaultSet
 from simulation.optics import Distortion, Optics, focal_spread, height_map, wavelength
 from simulation.render import Beam, FrameRenderer, Texture, View, beam_peak, level_for
-from simulation.resample import warm_up
 from simulation.settings import MicroscopeSettings
 from simulation.stage import VirtualStage
 from simulation.truth import FrameTruth, TruthStore
@@ -111,8 +109,6 @@ class VirtualMicroscope:
         self.camera = VirtualCamera(
             settings.camera, self.clock, self.faults, self._renderer, self._look
         )
-        # On a fresh machine the loops take some seconds to compile: not in the first exposure.
-        threading.Thread(target=warm_up, name="compile the simulation").start()
 
     def close(self) -> None:
         """Stop work in the background: the specimen's texture that is made ahead."""

@@ -40,6 +40,7 @@ from simulation import (
     VirtualColumn,
     VirtualMicroscope,
     VirtualStage,
+    warm_up,
 )
 from simulation import LostFrameError as SimulatedLossError
 from simulation.specimen import ImageSpecimen, NeuropilSection, PointGrid, Tape
@@ -248,6 +249,7 @@ def _compile(settings: MicroscopeSettings, specimen: Any) -> None:
 
     After an installation that takes up to a minute, and no exposure is to wait for it.
     """
+    warm_up()
     camera = replace(settings.camera, sensor=TWIN_SENSOR)
     twin = VirtualMicroscope(replace(settings, camera=camera), specimen)
     twin.column.set("screen", "Up")
