@@ -10,12 +10,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
 
 MIN_POINTS = 5
 MIN_RISE = 0.05
 """Least rise of the peak over the lowest point of the series, as a share of it."""
 
-_FINE, _COARSE = 20, 4  # centres to a step of the series: to find the peak, to judge it
+_CENTRES_PER_STEP = 4
 _WIDTHS = 10
 _TUKEY = 4.685  # × robust standard deviation: 95 % efficiency on normal errors
 _ROUNDS = 5
@@ -50,6 +51,20 @@ class FocusCurve:
     def good(self) -> bool:
         """Whether it is to be trusted."""
         return not self.problem
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A Lorentzian on a floor, and what each point counted for it (0: an outlier)."""
+
+    centre: float
+    width: float
+    height: float
+    floor: float
+    weights: Array
+
+    def __call__(self, x: Array) -> Array:
+        return self.floor + self.height / (1 + ((x - self.centre) / self.width) ** 2)
 
 
 def fit_focus(defocus: ArrayLike, sharpness: ArrayLike, *, min_quality: float = 0.4) -> FocusCurve:
@@ -88,7 +103,7 @@ def fit_focus(defocus: ArrayLike, sharpness: ArrayLike, *, min_quality: float = 
     if len(np.unique(x)) < MIN_POINTS:
         return FocusCurve(float(x[np.argmax(y)]) if len(x) else 0.0, 0.0, "few")
 
-    best, model, weights = _fit(x, y, x, _FINE)
+    best, model, weights = _polish(_fit(x, y), x, y)
     kept = weights > 0
     sharpest = float(x[kept][np.argmax(y[kept])])
     if model[kept].max() < (1 + MIN_RISE) * model[kept].min():
@@ -109,32 +124,15 @@ def _quality(x: Array, y: Array) -> float:
     missed, missed_without = [], []
     for i, value in enumerate(y):
         others = np.arange(len(y)) != i
-        _, foretold, _ = _fit(x[others], y[others], x[i : i + 1], _COARSE)
-        missed.append(abs(np.log(value / foretold[0])))
+        missed.append(abs(np.log(value / _fit(x[others], y[others])(x[i]))))
         missed_without.append(abs(np.log(value / np.median(y[others]))))
     ratio = np.median(missed) / max(float(np.median(missed_without)), _LEAST_SCATTER)
     return float(np.clip(1 - ratio, 0, 1))
 
 
-def _fit(x: Array, y: Array, at: Array, per_step: int) -> tuple[float, Array, Array]:
-    """Fit a peak.
-
-    Parameters
-    ----------
-    x, y : ndarray, shape (n,)
-    at : ndarray, shape (m,)
-        Where to foretell the sharpness.
-    per_step : int
-        Centres to try, to a step of the series.
-
-    Returns
-    -------
-    centre : float
-    model : ndarray, shape (m,)
-    weights : ndarray, shape (n,)
-        0 for outliers.
-    """
-    centres, widths = _grid(x, per_step)
+def _fit(x: Array, y: Array) -> _Fit:
+    """Fit a peak, the best of a grid of centres and widths."""
+    centres, widths = _grid(x)
     shapes = _lorentzian(x, centres, widths)
     height, floor = np.zeros(len(shapes)), np.full(len(shapes), np.median(y))
     weights = np.ones_like(shapes)
@@ -144,25 +142,38 @@ def _fit(x: Array, y: Array, at: Array, per_step: int) -> tuple[float, Array, Ar
         residuals = np.log(y / (floor[:, None] + height[:, None] * shapes))
         scatter = np.maximum(1.4826 * np.median(np.abs(residuals), axis=1), _LEAST_SCATTER)
         weights = _biweight(residuals / scatter[:, None])
-    lost = _loss(residuals / scatter.min()).sum(axis=1)
-    node = int(lost.argmin())
-    shape = _lorentzian(at, centres, widths)[node]
-    centre = _refine(centres, lost.reshape(len(centres), -1).min(axis=1))
-    return centre, floor[node] + height[node] * shape, weights[node]
+    node = int(_loss(residuals / scatter.min()).sum(axis=1).argmin())
+    return _Fit(float(centres[node]), float(widths[node]), height[node], floor[node], weights[node])
 
 
-def _grid(x: Array, per_step: int) -> tuple[Array, Array]:
-    """Give the centres and the widths to try: no peak is narrower than a step can show."""
+def _polish(fit: _Fit, x: Array, y: Array) -> tuple[float, Array, Array]:
+    """Go from the best of the grid to the best of all; give its centre, model and weights."""
+
+    def model(parameters: Array) -> Array:
+        shape = 1 / (1 + ((x - parameters[0]) / np.exp(parameters[1])) ** 2)
+        height, floor = _linear_fit(shape[None], y, (fit.weights / fit(x) ** 2)[None])
+        return np.asarray(floor + height * shape)
+
+    def misfit(parameters: Array) -> float:
+        return float((fit.weights * np.log(y / model(parameters)) ** 2).sum())
+
+    start = np.array([fit.centre, np.log(fit.width)])
+    best = minimize(misfit, start, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-12})
+    return float(best.x[0]), model(best.x), fit.weights
+
+
+def _grid(x: Array) -> tuple[Array, Array]:
+    """Give centres and widths to try, one of each a node; no peak is narrower than a step."""
     span = float(np.ptp(x))
     step = span / (len(np.unique(x)) - 1)
-    centres = np.arange(x[0] - span / 2, x[-1] + span / 2, step / per_step)
-    return centres, np.geomspace(step, 2 * span, _WIDTHS)
+    centres = np.arange(x[0] - span / 2, x[-1] + span / 2, step / _CENTRES_PER_STEP)
+    centres, widths = np.meshgrid(centres, np.geomspace(step, 2 * span, _WIDTHS))
+    return centres.ravel(), widths.ravel()
 
 
 def _lorentzian(x: Array, centres: Array, widths: Array) -> Array:
-    """Give the peaks of height 1 of all centres and widths at x, shape (nodes, n)."""
-    shapes = 1 / (1 + ((x - centres[:, None, None]) / widths[:, None]) ** 2)
-    return np.asarray(shapes.reshape(-1, len(x)))
+    """Give peaks of height 1 at x, shape (nodes, n)."""
+    return np.asarray(1 / (1 + ((x - centres[:, None]) / widths[:, None]) ** 2))
 
 
 def _linear_fit(shapes: Array, y: Array, weights: Array) -> tuple[Array, Array]:
@@ -188,12 +199,3 @@ def _biweight(ratio: Array) -> Array:
 def _loss(ratio: Array) -> Array:
     """Tukey's loss of residuals, given in robust standard deviations."""
     return np.asarray(1 - np.maximum(1 - (ratio / _TUKEY) ** 2, 0) ** 3)
-
-
-def _refine(centres: Array, lost: Array) -> float:
-    """Find the minimum of a parabola through the best centre and its neighbours."""
-    best = int(np.clip(lost.argmin(), 1, len(centres) - 2))
-    left, middle, right = lost[best - 1 : best + 2]
-    curvature = left - 2 * middle + right
-    shift = (left - right) / (2 * curvature) if curvature > 0 else 0.0
-    return float(centres[best] + np.clip(shift, -1, 1) * (centres[1] - centres[0]))
