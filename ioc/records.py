@@ -21,7 +21,7 @@ from caproto import (
     ChannelType,
     SkipWrite,
 )
-from caproto._data import CannotExceedLimits
+from caproto._data import CannotExceedLimits, ChannelNumeric
 from caproto.server import PVSpec
 from caproto.server.server import PvpropertyDouble, PvpropertyEnum, PvpropertyInteger
 
@@ -54,7 +54,7 @@ class Alarm(ChannelAlarm):
             await super().write(status=status, **kwargs)
 
 
-class _Limited:
+class _Limited(ChannelNumeric):
     """A number that names itself and its units when it refuses a value, as caproto's does not."""
 
     async def verify_value(self, value: Any) -> Any:

@@ -86,7 +86,7 @@ class Cam(Group):
 
     def _add_timing(self) -> None:
         low, high = self._driver.exposure_limits
-        seconds = {"units": "s", "precision": 4}
+        seconds: dict[str, Any] = {"units": "s", "precision": 4}
         self._acquire = self.pair(
             "Acquire", "Done", choices=("Done", "Acquire"), apply=self._set_acquire
         )
@@ -104,10 +104,13 @@ class Cam(Group):
     def _add_readout(self) -> None:
         driver = self._driver
         height, width = driver.sensor_shape
-        bins = {"limits": (min(driver.binnings), max(driver.binnings)), "apply": self._set_binning}
+        bins: dict[str, Any] = {
+            "limits": (min(driver.binnings), max(driver.binnings)),
+            "apply": self._set_binning,
+        }
         self._bin_x = self.pair("BinX", 1, **bins)
         self._bin_y = self.pair("BinY", 1, **bins)
-        px = {"units": "px"}
+        px: dict[str, Any] = {"units": "px"}
         self._min_x = self.pair("MinX", 0, limits=(0, width - 1), apply=self._set_min_x, **px)
         self._min_y = self.pair("MinY", 0, limits=(0, height - 1), apply=self._set_min_y, **px)
         self._size_x = self.pair("SizeX", width, limits=(1, width), apply=self._set_size_x, **px)

@@ -77,7 +77,7 @@ class HdfPlugin(Plugin):
         self._add_pvs()
 
     def _add_pvs(self) -> None:
-        yes_no = {"choices": ("No", "Yes")}
+        yes_no: dict[str, Any] = {"choices": ("No", "Yes")}
         # None of the strings may be empty: a client that restores an empty one is refused by CA.
         self._path = self.pair("FilePath", f"{self._root}/", long=True, apply=self._set_path)
         self._path_exists = self.readback("FilePathExists_RBV", "Yes", **yes_no)

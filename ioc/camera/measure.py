@@ -57,7 +57,8 @@ def _centroid(data: Pixels) -> tuple[float, float]:
     moments = cv2.moments(small)
     if not moments["m00"]:
         return (data.shape[1] - 1) / 2, (data.shape[0] - 1) / 2
-    return tuple((moments[m] / moments["m00"] + 0.5) * scale - 0.5 for m in ("m10", "m01"))
+    column, row = ((moments[m] / moments["m00"] + 0.5) * scale - 0.5 for m in ("m10", "m01"))
+    return column, row
 
 
 def _reduced(data: Pixels, side: int) -> tuple[Pixels, float]:
@@ -66,7 +67,8 @@ def _reduced(data: Pixels, side: int) -> tuple[Pixels, float]:
     if scale == 1.0:
         return data, scale
     size = (max(1, round(data.shape[1] / scale)), max(1, round(data.shape[0] / scale)))
-    return cv2.resize(data, size, interpolation=cv2.INTER_AREA), scale
+    reduced: Pixels = cv2.resize(data, size, interpolation=cv2.INTER_AREA)
+    return reduced, scale
 
 
 def preview(data: Pixels, low: float = 0.5, high: float = 99.5) -> NDArray[np.uint8]:

@@ -5,6 +5,8 @@ A plan sees by it whether there is light and whether the specimen is in focus, w
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +35,7 @@ class StatsPlugin(Plugin):
         super().__init__(
             prefix, "STATS1", "NDPluginStats", shape, pixel_type, worker=worker, min_time=MIN_TIME
         )
-        counts = {"units": "counts", "precision": 1}
+        counts: dict[str, Any] = {"units": "counts", "precision": 1}
         self._values = {
             name: self.readback(f"{name}_RBV", 0.0, **about)
             for name, about in {
