@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
-MIN_POINTS = 5
+MIN_POINTS = 6
+"""Least number of defocus values; fewer leave nothing to judge a peak of four parameters by."""
+
 MIN_RISE = 0.05
 """Least rise of the peak over the lowest point of the series, as a share of it."""
 

@@ -22,7 +22,7 @@ from plans.fit import FocusCurve, fit_focus
 from plans.metadata import start_document
 from plans.safety import finally_do, illuminated, insist, leaves_safe, staged
 
-MAX_STEPS = 101
+MIN_STEPS, MAX_STEPS = 7, 101
 MAX_EXPANSIONS = 5
 _PROBLEMS = {
     "few": "too few frames have a sharpness",
@@ -279,7 +279,7 @@ class AutofocusSettings:
         TypeError, ValueError
             If one is not allowed; the message says what is.
         """
-        checks.whole("steps", self.steps, 5, MAX_STEPS)
+        checks.whole("steps", self.steps, MIN_STEPS, MAX_STEPS)
         checks.number("min_quality", self.min_quality, 0, 1)
         checks.whole("expansions", self.expansions, 0, MAX_EXPANSIONS)
         checks.number("settle", self.settle, 0, checks.MAX_SETTLE, "s")

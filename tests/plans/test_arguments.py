@@ -60,7 +60,7 @@ MONTAGE = [
         ValueError,
         "focus_range is 0 µm; it must be above 0 and at most 400 µm",
     ),
-    ({"focus": "row", "focus_steps": 3}, ValueError, "steps is 3; it must lie between 5 and 101"),
+    ({"focus": "row", "focus_steps": 3}, ValueError, "steps is 3; it must lie between 7 and 101"),
     ({"retakes": -1}, ValueError, "retakes is -1; it must lie between 0 and 10"),
     ({"retakes": 1.5}, TypeError, "retakes is 1.5; it must be a whole number"),
     ({"references": "uid"}, TypeError, "references is 'uid'; it must map bright and dark to uids"),
@@ -89,7 +89,7 @@ SERIES = [
 
 AUTOFOCUS = [
     *SERIES,
-    ({"steps": 4}, ValueError, "steps is 4; it must lie between 5 and 101"),
+    ({"steps": 4}, ValueError, "steps is 4; it must lie between 7 and 101"),
     ({"min_quality": 2}, ValueError, "min_quality is 2; it must lie between 0 and 1"),
     ({"expansions": 9}, ValueError, "expansions is 9; it must lie between 0 and 5"),
 ]

@@ -54,9 +54,9 @@ def settling(session: Session) -> bool:
 @pytest.fixture
 def slow(lab: Lab):
     """Steps long enough to be interrupted in their middle."""
-    lab.stage.x.velocity.set(1.0).wait(10)
-    lab.camera.cam.acquire_time.set(0.3).wait(10)
-    yield {"settle": 0.3}
+    lab.stage.x.velocity.set(2.0).wait(10)
+    lab.camera.cam.acquire_time.set(0.2).wait(10)
+    yield {"settle": 0.15}
     lab.stage.x.velocity.set(1000).wait(10)
 
 
@@ -122,12 +122,12 @@ def test_a_deferred_pause_waits_for_the_end_of_the_tile(lab: Lab, session: Sessi
 
 def test_an_autofocus_can_be_paused_too(lab: Lab, session: Session):
     lab.camera.cam.acquire_time.set(0.1).wait(10)
-    plan = take(lab, focus="once", focus_steps=5)
+    plan = take(lab, focus="once", focus_steps=7)
     session.interrupt(plan, lambda: len(session.events("focus")) == 2)
     assert session.RE.state == "paused"
     session.RE.resume()
     check_documents(session.documents)
-    assert len(session.events("focus")) % 5 == 0
+    assert len(session.events("focus")) % 7 == 0
     assert len(session.events("autofocus")) == 1
     assert len(session.events()) == N_TILES
 
