@@ -14,7 +14,7 @@ demo: .venv/installed ## acquire and stitch a montage of the virtual section; Ct
 	@$(BIN)/temline demo $(ARGS)
 
 test: .venv/installed-test ## the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-lint ## ruff, import-linter and mypy
 	@$(BIN)/ruff check .

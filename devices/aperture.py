@@ -5,7 +5,6 @@ A positioner, so that `bps.mv` and a progress bar work on it as on any motor.
 
 from __future__ import annotations
 
-from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -35,10 +34,11 @@ class ApertureChanger(Connectable, PositionerBase):
     >>> RE(bps.mv(aperture, 3))
     """
 
-    readback = Cpt(EpicsSignalRO, "Aperture_RBV", kind="hinted", auto_monitor=True)
+    # Read, not monitored: a change is rare, and its last news may come after its completion.
+    readback = Cpt(EpicsSignalRO, "Aperture_RBV", kind="hinted")
     setpoint = Cpt(EpicsSignal, "Aperture", kind="normal", auto_monitor=True)
     count = Cpt(EpicsSignalRO, "ApertureCount_RBV", kind="config", auto_monitor=True)
-    identity = Cpt(EpicsSignalRO, "ApertureId_RBV", string=True, kind="normal", auto_monitor=True)
+    identity = Cpt(EpicsSignalRO, "ApertureId_RBV", string=True, kind="normal")
     in_motion = Cpt(EpicsSignalRO, "ApertureMoving_RBV", kind="omitted", auto_monitor=True)
     stop_all = Cpt(EpicsSignal, "StopAll", kind="omitted")
     error = Cpt(EpicsSignalRO, "Error_RBV", string=True, kind="omitted", auto_monitor=True)
@@ -56,8 +56,7 @@ class ApertureChanger(Connectable, PositionerBase):
         self._outcome_lock = Lock()
         super().__init__(prefix, name=name, timeout=timeout, **kwargs)
         self.readback.name = self.name
-        self.readback.subscribe(self._state_changed, run=False)
-        self.in_motion.subscribe(self._state_changed, run=False)
+        self.readback.subscribe(self._readback_changed, run=False)
 
     @property
     def position(self) -> int:
@@ -126,8 +125,9 @@ class ApertureChanger(Connectable, PositionerBase):
         if moved_cb is not None:
             outcome.add_callback(lambda status: moved_cb(status, obj=self))
         self._outcome = outcome
-        completed = partial(self._put_completed, outcome)
-        self.setpoint.put(position, use_complete=True, callback=completed)
+        # The IOC completes the put when the change is over, or has failed. The monitor of the
+        # motion would not do: its news of the change before may come only now.
+        self.setpoint.put(position, use_complete=True, callback=lambda **_: self._settle(outcome))
         if wait:
             wait_for_status(outcome)
         return outcome
@@ -138,22 +138,13 @@ class ApertureChanger(Connectable, PositionerBase):
             self._end(None if success else PositionError(f"{self.name} was stopped on its way"))
             self.stop_all.put(1, wait=False)
 
-    def _put_completed(self, outcome: MoveOutcome, **_: Any) -> None:
-        """Tell a change that was refused or has failed from one that is under way."""
-        if not self.in_motion.get(use_monitor=False):
-            self._settle(outcome)
-
-    def _state_changed(self, value: int, old_value: Any = None, obj: Any = None, **_: Any) -> None:
-        """Watch for the end of the motion, and pass the position on to progress bars."""
-        outcome = self._outcome
-        if obj is self.readback:
-            self._run_subs(sub_type=self.SUB_READBACK, value=value)
-        elif old_value and not value and outcome is not None:
-            self._settle(outcome)
+    def _readback_changed(self, value: int, **_: Any) -> None:
+        """Pass the position on to progress bars."""
+        self._run_subs(sub_type=self.SUB_READBACK, value=value)
 
     def _settle(self, outcome: MoveOutcome) -> None:
         """Finish a change by where the changer is; the next one may have begun meanwhile."""
-        arrived = self.readback.get(use_monitor=False) == outcome.target
+        arrived = self.readback.get() == outcome.target
         error = None if arrived else PositionError(self._where(outcome.target))
         self._end(error, outcome)
 

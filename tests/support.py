@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
 READY_TIMEOUT = 150.0  # s; on a fresh machine the simulation is compiled first
 STOP_TIMEOUT = 10.0  # s
+PORTS_PER_RANGE, PORT_RANGES = 1500, 8
 
 
 def _is_free(port: int) -> bool:
@@ -40,8 +41,13 @@ def _is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Find a free port below those that the system gives to clients by itself."""
-    while not _is_free(port := random.SystemRandom().randrange(20000, 32000)):
+    """Find a free port below those that the system gives to clients by itself.
+
+    Test processes that run side by side look in ranges of their own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 20000 + worker % PORT_RANGES * PORTS_PER_RANGE
+    while not _is_free(port := random.SystemRandom().randrange(first, first + PORTS_PER_RANGE)):
         pass
     return port
 

@@ -6,6 +6,7 @@ import gc
 import logging
 import threading
 import time
+import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -308,6 +309,7 @@ def test_frames_in_memory_are_bounded(data_folder, recorder, monkeypatch, tmp_pa
     """However far processing lags, few frames and few edges of tiles are alive."""
     montage = SimulatedMontage(data_folder, rows=6, columns=4)
     alive = {"now": 0, "most": 0}
+    edges: weakref.WeakSet[MatchTile] = weakref.WeakSet()
     lock = threading.Lock()
     process = tile_jobs.process_tile
 
@@ -316,7 +318,10 @@ def test_frames_in_memory_are_bounded(data_folder, recorder, monkeypatch, tmp_pa
             alive["now"] += 1
             alive["most"] = max(alive["most"], alive["now"])
         try:
-            return process(*arguments)
+            result = process(*arguments)
+            with lock:
+                edges.update(result.edges.values())
+            return result
         finally:
             with lock:
                 alive["now"] -= 1
@@ -329,13 +334,14 @@ def test_frames_in_memory_are_bounded(data_folder, recorder, monkeypatch, tmp_pa
         feed(processor, montage.documents())
         while not processor.wait(0.02):
             gc.collect()
-            edges = sum(isinstance(thing, MatchTile) for thing in gc.get_objects())
-            most_edges = max(most_edges, edges)
+            with lock:
+                most_edges = max(most_edges, len(edges))
         processor.close(10)
     assert alive["most"] <= 3
     # A row of four waits for the row below it, and a few tiles are in work, with four edges each.
-    assert most_edges <= 4 * (4 + 2 * 3)
-    assert not any(isinstance(thing, MatchTile) for thing in gc.get_objects())
+    assert 0 < most_edges <= 4 * (4 + 2 * 3)
+    gc.collect()
+    assert not edges
     assert solved_error(montage, recorder) < 0.1
 
 
