@@ -298,7 +298,8 @@ class _Demo:
         uri, key = tiled_access(self._config)
         self._console.print(figures_table(figures))
         self._console.print(
-            f"\nIn a browser:  {uri}/ui/browse/{figures.processed_uid}?api_key={key}\n"
+            f"\nIn a browser:  {uri}/ui/browse/{figures.processed_uid}"
+            f"/mosaic/thumbnail?api_key={key}\n"
             "In Python:\n\n"
             "    from tiled.client import from_uri\n"
             f'    runs = from_uri("{uri}", api_key="{key}")\n'
