@@ -312,20 +312,22 @@ def _index(file: h5py.File, reference: FrameReference) -> int:
 
 
 def _explain(reference: FrameReference, error: Exception, timeout: float) -> str:
+    """Say what is wrong and what to do; the path comes last, since a document cuts long texts."""
     wanted = f"frame {reference.start}"
     if reference.number is not None:
         wanted = f"frame number {reference.number} (place {reference.start})"
-    where = f"{wanted} of {reference.dataset} in {reference.path}"
     if isinstance(error, _NotYetError):
-        return (
-            f"{where} did not appear within {timeout:g} s; {error}: "
+        problem = (
+            f"did not appear within {timeout:g} s; {error}: "
             "look whether the camera lost the frame or its file plugin stopped"
         )
-    if isinstance(error, FileNotFoundError):
-        return (
-            f"{where}: there is no such file after {timeout:g} s: "
+    elif isinstance(error, FileNotFoundError):
+        problem = (
+            f"cannot be read, there is no such file after {timeout:g} s: "
             "look whether this machine sees the camera's data folder"
         )
-    if isinstance(error, KeyError):
-        return f"{where}: there is no such dataset: look at the camera's HDF5 layout"
-    return f"{where} cannot be read, the file is damaged or cut off: {error}"
+    elif isinstance(error, KeyError):
+        problem = "cannot be read, there is no such dataset: look at the camera's HDF5 layout"
+    else:
+        problem = f"cannot be read, the file is damaged or cut off: {error}"
+    return f"{wanted} {problem} ({reference.dataset} of {reference.path})"

@@ -99,10 +99,12 @@ class FrameStatistics(StatsPlugin):
 
     _default_read_attrs = ("mean_value", "sharpness")
 
-    mean_value = ADCpt(EpicsSignalRO, "MeanValue_RBV", auto_monitor=True)
+    # Not lazy, since the camera says of them how they are shown.
+    mean_value = ADCpt(EpicsSignalRO, "MeanValue_RBV", lazy=False, auto_monitor=True)
     sharpness = ADCpt(
         EpicsSignalRO,
         "Sharpness_RBV",
+        lazy=False,
         auto_monitor=True,
         doc="Variance of the band-passed, normalised middle of the frame; no stock areaDetector PV",
     )
@@ -180,6 +182,9 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
     ) -> None:
         kwargs.setdefault("labels", {"detectors"})
         super().__init__(prefix, name=name, **kwargs)
+        # What tables and plots show of a frame; a list of names alone would make these plain data.
+        for hinted in (self.stats1.mean_value, self.stats1.sharpness):
+            hinted.kind = "hinted"
         self.hdf1.reg_root = root
         self.hdf1.write_path_template = write_path_template
         # One frame to a trigger: more would be one event for several frames.

@@ -37,6 +37,8 @@ def test_each_trigger_puts_one_frame_on_disk(lab: Lab, camera, session: Session)
     key = session.one("descriptor")["data_keys"]["camera_image"]
     assert list(key["shape"]) == [1, 128, 128]
     assert key["dtype_numpy"] == "<u2"
+    shown = ["camera_stats1_mean_value", "camera_stats1_sharpness"]
+    assert session.one("descriptor")["hints"]["camera"]["fields"] == shown
 
 
 def test_a_plan_may_declare_its_stream_before_the_first_frame(

@@ -219,6 +219,16 @@ def test_the_fewest_tiles_are_taken(case):
         assert count == 1 or side + (count - 2) * pitch < extent
 
 
+def test_a_region_of_exactly_one_tile_takes_that_tile():
+    geometry = FrameGeometry(pixel_size=4.0, angle=12.0)
+    height, width = geometry.size((512, 512))
+    region = Region.rectangle((3, -2), width, height, angle=12.0)
+    grid = plan_grid(region, geometry, (512, 512))
+    assert [(tile.row, tile.column) for tile in grid.tiles] == [(0, 0)]
+    assert (grid.tiles[0].x, grid.tiles[0].y) == pytest.approx((3, -2))
+    assert grid.skipped == ()
+
+
 def test_serpentine_runs_back_and_raster_does_not():
     region = Region.rectangle((0, 0), 20, 9)
     orders = {}
