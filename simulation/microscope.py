@@ -20,8 +20,9 @@ from simulation.clock import SimulationClock
 from simulation.column import ColumnState, VirtualColumn, axes_of_beam
 from simulation.faults import FaultSet
 from simulation.optics import Distortion, Optics, focal_spread, height_map, wavelength
-from simulation.render import Beam, FrameRenderer, Texture, View, beam_peak, level_for
+from simulation.render import Beam, FrameRenderer, Texture, View, beam_peak
 from simulation.settings import MicroscopeSettings
+from simulation.specimen.base import level_for
 from simulation.stage import VirtualStage
 from simulation.truth import FrameTruth, TruthStore
 

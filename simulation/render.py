@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from math import ceil, floor, log2, pi
+from math import ceil, pi
 from typing import Protocol
 
 import numpy as np
@@ -18,11 +18,10 @@ from simulation import blur
 from simulation.optics import Distortion, Optics
 from simulation.resample import BLOCK, digitise, expose, illuminate
 from simulation.settings import CameraSettings
+from simulation.specimen.base import COARSEST_LEVEL, level_for
 
 NM_PER_UM = 1000.0
 BANK_SIZE = 2**20
-COARSEST_LEVEL = 2**14
-FINEST_LEVEL = 1
 
 
 class NativeRegion(Protocol):
@@ -124,16 +123,6 @@ class View:
         """The (2, 2) matrix from sensor px (row, column) to the specimen (x, y) in µm."""
         # A tilted specimen is foreshortened along y: a pixel covers more of it.
         return np.diag([1.0, 1 / np.cos(np.radians(self.tilt))]) @ self.geometry.matrix
-
-
-def level_for(pixel_size: float) -> int:
-    """Choose the level of the specimen's pyramid for a pixel size, both in nm: the next finer.
-
-    A tenth finer than the level is still allowed: calibration errors must not cost four times the
-    texture.
-    """
-    level = 2 ** floor(log2(pixel_size * 1.1))
-    return int(min(max(level, FINEST_LEVEL), COARSEST_LEVEL))
 
 
 class FrameRenderer:
