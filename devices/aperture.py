@@ -59,9 +59,10 @@ class ApertureChanger(Connectable, PositionerBase):
         self.readback.subscribe(self._readback_changed, run=False)
 
     @property
-    def position(self) -> int:
-        """The aperture that is under the beam now."""
-        return int(self.readback.get())
+    def position(self) -> int | None:
+        """The aperture that was seen last; it can be asked for when the IOC is gone, too."""
+        position: int | None = self._position
+        return position
 
     @property
     def egu(self) -> str:
@@ -120,7 +121,9 @@ class ApertureChanger(Connectable, PositionerBase):
             timeout=self.timeout if timeout is None else timeout,
             settle_time=self.settle_time,
             call_stop_on_failure=False,
-            explain=lambda: f"{self._where(position)}: is the IOC alive? Look at its log",
+            explain=lambda: (
+                f"{self._where(position, self.position)}: is the IOC alive? Look at its log"
+            ),
         )
         if moved_cb is not None:
             outcome.add_callback(lambda status: moved_cb(status, obj=self))
@@ -139,18 +142,19 @@ class ApertureChanger(Connectable, PositionerBase):
             self.stop_all.put(1, wait=False)
 
     def _readback_changed(self, value: int, **_: Any) -> None:
-        """Pass the position on to progress bars."""
-        self._run_subs(sub_type=self.SUB_READBACK, value=value)
+        """Keep the position that was seen last, and pass it on to progress bars."""
+        self._set_position(value)
 
     def _settle(self, outcome: MoveOutcome) -> None:
         """Finish a change by where the changer is; the next one may have begun meanwhile."""
-        arrived = self.readback.get() == outcome.target
-        error = None if arrived else PositionError(self._where(outcome.target))
+        found, target = int(self.readback.get()), outcome.target
+        self._set_position(found)
+        error = None if found == target else PositionError(self._where(target, found))
         self._end(error, outcome)
 
-    def _where(self, target: int) -> str:
+    def _where(self, target: int, found: int | None) -> str:
         said = f" ({self.error.get()})" if self.error.connected and self.error.get() else ""
-        return f"{self.name} did not reach aperture {target}, it is at {self.readback.get()}{said}"
+        return f"{self.name} did not reach aperture {target}, it is at {found}{said}"
 
     def _end(self, error: Exception | None, outcome: MoveOutcome | None = None) -> None:
         """Finish the change that is under way, if one is (or this one, if it is): once."""

@@ -50,3 +50,14 @@ def test_its_reading_names_the_aperture(lab: Lab):
     assert reading["aperture_identity"]["value"] == "A0002"
     assert lab.aperture.hints["fields"] == ["aperture"]
     lab.aperture.set(1).wait(60)
+
+
+def test_a_change_whose_ioc_dies_ends_in_time_and_says_where_it_was(
+    start_ioc: Callable[..., IocProcess],
+):
+    lab = Lab.over(start_ioc(specimen="tape", apertures=4, sensor=(64, 64)))
+    outcome = lab.aperture.move(4, wait=False, timeout=5.0)
+    wait_until(lambda: lab.pv("STAGE:ApertureMoving_RBV"), 4)
+    lab.ioc.kill()
+    with pytest.raises(TimeoutError, match=r"did not reach aperture 4, it is at \d.*IOC alive"):
+        outcome.wait(30)
