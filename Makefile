@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench accuracy clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -29,6 +29,10 @@ format: .venv/installed-lint ## bring the code into the one format
 bench: .venv/installed ## every benchmark, one after the other
 	@set -e; for file in benchmarks/[a-z]*.py; do \
 		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+
+ACCURACY := verdicts lens_accuracy growing_montage
+accuracy: .venv/installed ## accuracy against the virtual microscope's truth
+	@set -e; for name in $(ACCURACY); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 clean: ## remove the environment, caches and everything that was acquired here
 	@rm -rf .venv .temline build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

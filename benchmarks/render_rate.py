@@ -6,16 +6,14 @@ It is the time that one thread works, so other work on the machine does not coun
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
+from benchmarks._report import Result, run
 from simulation import MicroscopeSettings, VirtualMicroscope
 from simulation.specimen import NeuropilSection
 
@@ -66,19 +64,9 @@ def frame_time(
     return min(times[1:]), best(lambda: np.copyto(copy, frame), repeats)
 
 
-def measure(quick: bool) -> list[dict[str, Any]]:
-    """Measure all cases.
-
-    Parameters
-    ----------
-    quick : bool
-        Only the first case, few times.
-
-    Returns
-    -------
-    list of dict
-        In the form that all benchmarks share.
-    """
+def measure(quick: bool) -> Iterator[Result]:
+    """Measure all cases, or the first one a few times."""
+    cv2.setNumThreads(1)
     cases: dict[str, tuple[float | None, dict[str, Any]]] = {
         "frame of 2048²": (GOAL_MS, {"sensor": 2048, "defocus": FOCUS}),
         "frame of 2048², 10 µm out of focus": (None, {"sensor": 2048, "defocus": FOCUS + 10}),
@@ -86,42 +74,10 @@ def measure(quick: bool) -> list[dict[str, Any]]:
         "frame of 3840²": (None, {"sensor": 3840, "defocus": FOCUS, "beam_spread": 40.0}),
         "frame of 5376²": (None, {"sensor": 5376, "defocus": FOCUS, "beam_spread": 60.0}),
     }
-    results = []
     for name, (goal, how) in list(cases.items())[: 1 if quick else None]:
         value, copy = frame_time(repeats=7 if quick else 15, **how)
-        results.append(
-            {
-                "name": name,
-                "value": round(value, 2),
-                "unit": "ms",
-                "reference": "memory copy of the frame",
-                "reference_value": round(copy, 3),
-                "ratio": round(value / copy, 1),
-                "goal": goal,
-                "met": None if goal is None else value < goal,
-            }
-        )
-    return results
-
-
-def main() -> None:
-    """Measure, print a table and write JSON if asked."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.render_rate", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    parser.add_argument("--quick", action="store_true", help="the first case only, a few times")
-    arguments = parser.parse_args()
-    cv2.setNumThreads(1)
-    results = measure(arguments.quick)
-    print(f"{'':38}{'time':>10}{'copy':>10}{'ratio':>8}{'goal':>10}")
-    for r in results:
-        goal = "" if r["goal"] is None else f"{r['goal']:.0f} ms {'✓' if r['met'] else '✗'}"
-        print(
-            f"{r['name']:38}{r['value']:7.1f} ms{r['reference_value']:7.2f} ms"
-            f"{r['ratio']:8.1f}{goal:>10}"
-        )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        yield Result(name, value, "ms", "memory copy of the frame", copy, goal)
 
 
 if __name__ == "__main__":
-    main()
+    run("render_rate", "How fast the virtual microscope makes frames.", measure)
