@@ -5,10 +5,11 @@ They reach devices through messages only, and leave the microscope safe whatever
 
 from plans.focus import Focus, FocusError, FocusSeries, autofocus, focus_series
 from plans.gate import QualityGate
-from plans.montage import TileError, montage
+from plans.montage import montage
 from plans.reference_frames import brightfield, darkfield
 from plans.safety import make_safe
 from plans.snap import Snapshot, snap
+from plans.tiles import TileError
 
 __all__ = [
     "Focus",

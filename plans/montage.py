@@ -6,21 +6,17 @@ Every tile is moved to, settled, exposed and recorded before the next; each step
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bluesky import plan_stubs as bps
-from bluesky.utils import FailedStatus, MsgGenerator
+from bluesky.utils import MsgGenerator
 
-from devices import FocusFit, Tile
+from devices import FocusFit
 from plans import checks, names
 from plans.exposures import (
     declare,
-    expose,
     in_run,
-    move,
     read_calibration,
     set_exposure,
     value_of,
@@ -29,13 +25,10 @@ from plans.focus import AutofocusSettings, FocusError, find_focus
 from plans.gate import QualityGate, ask
 from plans.metadata import start_document
 from plans.safety import illuminated, leaves_safe, staged
-from processing.geometry import Grid, GridTile, Region, plan_grid
+from plans.tiles import TileTaker, describe_grid
+from processing.geometry import GridTile, Region, plan_grid
 
 _log = logging.getLogger(__name__)
-
-
-class TileError(RuntimeError):
-    """A tile could not be taken, however often it was tried."""
 
 
 def montage(
@@ -180,7 +173,8 @@ def montage(
         references=reference_uids,
     )
     _md.update(md or {})
-    work = _Montage(camera, stage, scope, grid, settle, retakes, focus_policy, autofocus, defocus)
+    tiles = TileTaker(camera, stage, scope, grid, settle, retries=retakes)
+    work = _Montage(tiles, focus_policy, autofocus, defocus)
 
     def inner_montage(uid: str) -> MsgGenerator[None]:
         yield from set_exposure(camera, exposure)
@@ -201,63 +195,21 @@ def montage(
     return str(uid)
 
 
-def describe_grid(grid: Grid, overlap: float, min_overlap: float) -> dict[str, Any]:
-    """Describe a grid as it stands in the `montage` of a start document.
-
-    Parameters
-    ----------
-    grid : Grid
-    overlap : float
-        In percent, as it was asked for.
-    min_overlap : float
-        In µm, as it was asked for.
-
-    Returns
-    -------
-    dict
-        Plain data; `tiles` are [row, column, x, y] in the order of taking, `pitch_px` is along
-        rows and columns.
-    """
-    return {
-        "rows": grid.rows,
-        "columns": grid.columns,
-        "tile_shape": list(grid.shape),
-        "overlap_percent": float(overlap),
-        "min_overlap_um": float(min_overlap),
-        "pitch_px": [float(step) for step in grid.pitch],
-        "pattern": grid.pattern,
-        "n_tiles": len(grid.tiles),
-        "skipped": [list(place) for place in grid.skipped],
-        "tiles": [[tile.row, tile.column, tile.x, tile.y] for tile in grid.tiles],
-    }
-
-
 @dataclass
 class _Montage:
-    """A montage on its way: what it works with, and what it has to remember."""
+    """A montage on its way: what takes its tiles, and the focus that it has to remember."""
 
-    camera: Any
-    stage: Any
-    scope: Any
-    grid: Grid
-    settle: float
-    retakes: int
+    tiles: TileTaker
     focus: str | int
     autofocus: AutofocusSettings
     defocus: float
-    attempts: Counter[int] = field(default_factory=Counter)
-    tile: Tile = field(default_factory=lambda: Tile(name=names.TILE))
     fit: FocusFit = field(default_factory=lambda: FocusFit(name=names.AUTOFOCUS_DEVICE))
-
-    @property
-    def readables(self) -> list[Any]:
-        return [self.tile, self.stage, self.scope]
 
     def declare(self) -> MsgGenerator[None]:
         """Describe the streams."""
-        yield from declare(names.PRIMARY, self.camera, *self.readables)
+        yield from self.tiles.declare()
         if self.focus != "none":
-            yield from declare(names.FOCUS, self.camera, *self.readables)
+            yield from self.tiles.declare(names.FOCUS)
             yield from declare(names.AUTOFOCUS_FIT, self.fit)
 
     def take(self, tiles: Iterable[GridTile], focus_first: bool = True) -> MsgGenerator[None]:
@@ -267,7 +219,7 @@ class _Montage:
             if focus_first and self._focus_is_due(tile, row):
                 yield from self._focus_at(tile)
             row = tile.row
-            yield from self._take_tile(tile)
+            yield from self.tiles.take(tile)
 
     def _focus_is_due(self, tile: GridTile, row: int | None) -> bool:
         if isinstance(self.focus, int):
@@ -280,57 +232,17 @@ class _Montage:
         """Autofocus at a tile; one that fails, by its frames or its fit, ends nothing."""
         try:
             found = yield from find_focus(
-                self.camera,
-                self.scope,
+                self.tiles.camera,
+                self.tiles.scope,
                 self.fit,
                 self.autofocus,
                 centre=self.defocus,
                 stream=names.FOCUS,
-                readables=self.readables,
-                place=self._place(tile, self.attempts[tile.index] + 1),
+                readables=self.tiles.readables,
+                place=self.tiles.place(tile),
                 tile=tile.index,
             )
         except FocusError as error:
             _log.warning("tile %d: %s", tile.index, error)
         else:
             self.defocus = found.defocus
-
-    def _take_tile(self, tile: GridTile) -> MsgGenerator[None]:
-        """Take a tile; try again at once if the camera fails."""
-        for remaining in reversed(range(self.retakes + 1)):
-            try:
-                yield from bps.checkpoint()
-                yield from move(self._place(tile, self.attempts[tile.index] + 1), self.settle)
-                yield from expose(self.camera, self.readables, names.PRIMARY)
-            except FailedStatus as error:
-                if not self._is_camera_fault(error):
-                    raise
-                if not remaining:
-                    raise TileError(self._given_up(tile, error)) from error
-                _log.warning("tile %d is taken again: %s", tile.index, error)
-            else:
-                self.attempts[tile.index] += 1
-                return
-
-    def _place(self, tile: GridTile, attempt: int) -> dict[Any, Any]:
-        """Where the devices have to be for a tile; the soft one holds what is recorded of it."""
-        place = {
-            "index": tile.index,
-            "row": tile.row,
-            "column": tile.column,
-            "attempt": attempt,
-            "x": tile.x,
-            "y": tile.y,
-        }
-        return {self.tile: place, self.stage.x: tile.x, self.stage.y: tile.y}
-
-    def _is_camera_fault(self, error: FailedStatus) -> bool:
-        return bool(error.args) and getattr(error.args[0], "device", None) is self.camera
-
-    def _given_up(self, tile: GridTile, error: FailedStatus) -> str:
-        taken = sum(1 for count in self.attempts.values() if count)
-        return (
-            f"tile {tile.index} (row {tile.row}, column {tile.column}) could not be taken in "
-            f"{self.retakes + 1} attempts: {error}. {taken} of {len(self.grid.tiles)} tiles are "
-            "on disk; put the camera right and take the rest"
-        )

@@ -1,0 +1,180 @@
+"""Taking the tiles of a grid: go there, settle, expose, record, and again if the camera failed.
+
+What a montage does, and every other plan that covers a grid: only what comes between differs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bluesky import plan_stubs as bps
+from bluesky.utils import FailedStatus, MsgGenerator
+
+from devices import Tile
+from plans import names
+from plans.exposures import declare, expose, in_run, move, set_exposure
+from plans.safety import illuminated, leaves_safe, staged
+from processing.geometry import Grid, GridTile
+
+_log = logging.getLogger(__name__)
+
+
+class TileError(RuntimeError):
+    """A tile could not be taken, however often it was tried."""
+
+
+@dataclass
+class TileTaker:
+    """Takes tiles of a grid within a run that is open, with the camera staged and the beam on.
+
+    Attributes
+    ----------
+    camera, stage, scope : device
+    grid : Grid
+    settle : float
+        Seconds to wait after each move.
+    retries : int
+        How often a tile is tried again, at once, if the camera fails.
+    attempts : Counter
+        How often each tile was recorded, by its index.
+    tile : devices.Tile
+        Soft device with what is known of the tile; recorded with its frame.
+    """
+
+    camera: Any
+    stage: Any
+    scope: Any
+    grid: Grid
+    settle: float
+    retries: int
+    attempts: Counter[int] = field(default_factory=Counter)
+    tile: Tile = field(default_factory=lambda: Tile(name=names.TILE))
+
+    @property
+    def readables(self) -> list[Any]:
+        """What is read with each frame."""
+        return [self.tile, self.stage, self.scope]
+
+    def declare(self, stream: str = names.PRIMARY) -> MsgGenerator[None]:
+        """Describe a stream of tiles' frames."""
+        yield from declare(stream, self.camera, *self.readables)
+
+    def take(self, tile: GridTile) -> MsgGenerator[None]:
+        """Take a tile, as an event of the primary stream; try again at once if the camera fails.
+
+        Raises
+        ------
+        TileError
+            If the camera failed each time.
+        bluesky.utils.FailedStatus
+            If something else failed.
+        """
+        for remaining in reversed(range(self.retries + 1)):
+            try:
+                yield from bps.checkpoint()
+                yield from move(self.place(tile), self.settle)
+                yield from expose(self.camera, self.readables, names.PRIMARY)
+            except FailedStatus as error:
+                if not self._is_camera_fault(error):
+                    raise
+                if not remaining:
+                    raise TileError(self._given_up(tile, error)) from error
+                _log.warning("tile %d is taken again: %s", tile.index, error)
+            else:
+                self.attempts[tile.index] += 1
+                return
+
+    def place(self, tile: GridTile) -> dict[Any, Any]:
+        """Give where the devices have to be for the next attempt at a tile."""
+        known = {
+            "index": tile.index,
+            "row": tile.row,
+            "column": tile.column,
+            "attempt": self.attempts[tile.index] + 1,
+            "x": tile.x,
+            "y": tile.y,
+        }
+        return {self.tile: known, self.stage.x: tile.x, self.stage.y: tile.y}
+
+    def _is_camera_fault(self, error: FailedStatus) -> bool:
+        return bool(error.args) and getattr(error.args[0], "device", None) is self.camera
+
+    def _given_up(self, tile: GridTile, error: FailedStatus) -> str:
+        return (
+            f"tile {tile.index} (row {tile.row}, column {tile.column}) could not be taken in "
+            f"{self.retries + 1} attempts: {error}. {len(+self.attempts)} of "
+            f"{len(self.grid.tiles)} tiles are on disk; put the camera right and take the rest"
+        )
+
+
+def take_grid(
+    taker: TileTaker, metadata: Mapping[str, Any], exposure: float | None = None
+) -> MsgGenerator[str]:
+    """Take each tile of a grid once, in a run of its own, and leave the microscope safe.
+
+    Parameters
+    ----------
+    taker : TileTaker
+    metadata : mapping
+        For the start document; `describe_grid` gives its `montage`.
+    exposure : float, optional
+        In s; as the camera is set, if it is left out.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+
+    Raises
+    ------
+    TileError
+        If a tile could not be taken.
+    """
+
+    def take_all() -> MsgGenerator[None]:
+        for tile in taker.grid.tiles:
+            yield from taker.take(tile)
+
+    def inner_grid(uid: str) -> MsgGenerator[None]:
+        yield from set_exposure(taker.camera, exposure)
+        yield from taker.declare()
+        yield from illuminated(take_all(), taker.scope)
+
+    plan = staged(in_run(inner_grid, dict(metadata)), taker.camera)
+    uid, _ = yield from leaves_safe(plan, taker.scope)
+    return str(uid)
+
+
+def describe_grid(grid: Grid, overlap: float, min_overlap: float = 0.0) -> dict[str, Any]:
+    """Describe a grid as it stands in the `montage` of a start document.
+
+    Parameters
+    ----------
+    grid : Grid
+    overlap : float
+        In percent, as it was asked for.
+    min_overlap : float
+        In µm, as it was asked for.
+
+    Returns
+    -------
+    dict
+        Plain data; `tiles` are [row, column, x, y] in the order of taking, `pitch_px` is along
+        rows and columns.
+    """
+    return {
+        "rows": grid.rows,
+        "columns": grid.columns,
+        "tile_shape": list(grid.shape),
+        "overlap_percent": float(overlap),
+        "min_overlap_um": float(min_overlap),
+        "pitch_px": [float(step) for step in grid.pitch],
+        "pattern": grid.pattern,
+        "n_tiles": len(grid.tiles),
+        "skipped": [list(place) for place in grid.skipped],
+        "tiles": [[tile.row, tile.column, tile.x, tile.y] for tile in grid.tiles],
+    }
