@@ -18,8 +18,8 @@ MAX_SETTLE = 60.0
 MAX_RETAKES = 10
 """How often one tile may be taken again."""
 
-REFERENCES = ("bright", "dark")
-"""Kinds of reference frames that a montage may name."""
+REFERENCES = ("bright", "dark", "lens")
+"""Kinds of runs that a montage may name, to be corrected with."""
 
 
 def number(name: str, value: Any, low: float, high: float, unit: str = "") -> float:
@@ -181,12 +181,14 @@ def references(value: Any) -> dict[str, str | None]:
     Raises
     ------
     TypeError, ValueError
-        If it is not a mapping of ``bright`` and ``dark`` to uids.
+        If it is not a mapping of `REFERENCES` to uids.
     """
     if value is None:
         return dict.fromkeys(REFERENCES)
     if not isinstance(value, Mapping):
-        raise TypeError(f"references is {value!r}; it must map bright and dark to uids of runs")
+        raise TypeError(
+            f"references is {value!r}; it must map {', '.join(REFERENCES)} to uids of runs"
+        )
     if unknown := set(value) - set(REFERENCES):
         raise ValueError(
             f"references has {', '.join(sorted(map(str, unknown)))}; "

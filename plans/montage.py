@@ -83,7 +83,8 @@ def montage(
     focus_steps : int
         Frames of an autofocus series.
     references : mapping, optional
-        Uids of the runs of `brightfield` and `darkfield` to correct with, by ``bright``, ``dark``.
+        Uids of the runs of `brightfield`, `darkfield` and `lens_correction` to correct with, by
+        ``bright``, ``dark`` and ``lens``.
     gate : QualityGate, optional
         Asked, after the last tile, which ones to take again.
     retakes : int

@@ -80,7 +80,7 @@ def test_tiles_that_the_region_does_not_touch_are_skipped(lab: Lab, session: Ses
 
 
 def test_the_start_document_describes_the_montage(lab: Lab, session: Session):
-    references = {"bright": "b-uid", "dark": None}
+    references = {"bright": "b-uid", "lens": "l-uid"}
     session(
         take(
             lab,
@@ -100,7 +100,7 @@ def test_the_start_document_describes_the_montage(lab: Lab, session: Session):
     assert start["temline_version"] == version("temline")
     assert start["sample"] == {"name": "M21", "section": 42}
     assert (start["operator"], start["purpose"]) == ("grace", "test"), "md comes last"
-    assert start["references"] == references
+    assert start["references"] == {**references, "dark": None}
     assert start["roi"] == Region.rectangle((1, 2), 1.0, 0.6, 20).to_dict()
     assert start["calibration"] == {
         "pixel_size": lab.pv("SCOPE:PixelSize_RBV"),
