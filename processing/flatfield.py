@@ -42,6 +42,9 @@ class References:
     gain: NDArray[np.float32]
     bad: NDArray[np.bool_]
     bad_places: NDArray[np.int32] = field(init=False, repr=False)
+    _flipped: dict[tuple[bool, bool], References] = field(
+        init=False, repr=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         dark = np.ascontiguousarray(self.dark, dtype=np.float32)
@@ -62,6 +65,14 @@ class References:
     def shape(self) -> tuple[int, int]:
         """(height, width) of the frames that these references fit, in px."""
         return self.dark.shape[0], self.dark.shape[1]
+
+    def flipped(self, rows: bool, columns: bool) -> References:
+        """Give the references for frames that are mirrored along rows, columns or both."""
+        key = rows, columns
+        if key not in self._flipped:
+            turned = np.s_[:: -1 if rows else 1, :: -1 if columns else 1]
+            self._flipped[key] = References(self.dark[turned], self.gain[turned], self.bad[turned])
+        return self._flipped[key]
 
 
 def make_references(bright: ArrayLike, dark: ArrayLike) -> References:

@@ -86,17 +86,37 @@ def tile_statistics(
             f"bit_depth is {bit_depth}; it must lie between 8 and {MAX_BITS[frame.dtype]} "
             f"for a frame of {frame.dtype}"
         )
+    return statistics_of_counts(counts, bits)
+
+
+def statistics_of_counts(counts: NDArray[np.int64], bit_depth: int) -> TileStatistics:
+    """Give the figures of a frame from the number of its pixels of each value.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape (256,) or (65536,)
+        As `value_counts` gives them.
+    bit_depth : int
+        Bits that the camera fills, 8 or more.
+
+    Returns
+    -------
+    TileStatistics
+    """
     present = np.flatnonzero(counts)
-    values = np.arange(len(counts), dtype=np.float64)
-    mean = float(counts @ values) / frame.size
-    variance = float(counts @ (values - mean) ** 2) / frame.size
-    p01, p50, p99 = percentiles(counts, (1.0, 50.0, 99.0))
-    top = 2**bits
+    first, last = int(present[0]), int(present[-1])
+    filled = counts[first : last + 1]
+    pixels = int(filled.sum())
+    values = np.arange(first, last + 1, dtype=np.float64)
+    mean = float(filled @ values) / pixels
+    variance = float(filled @ (values - mean) ** 2) / pixels
+    p01, p50, p99 = (first + place for place in percentiles(filled, (1.0, 50.0, 99.0)))
+    top = 2**bit_depth
     histogram = counts[:top].reshape(HISTOGRAM_BINS, -1).sum(axis=1)
     histogram[-1] += counts[top:].sum()
     return TileStatistics(
-        minimum=int(present[0]),
-        maximum=int(present[-1]),
+        minimum=first,
+        maximum=last,
         mean=mean,
         std=variance**0.5,
         p01=p01,
@@ -105,7 +125,7 @@ def tile_statistics(
         histogram=histogram,
         saturated=int(counts[top - 1 :].sum()),
         zero=int(counts[0]),
-        pixels=frame.size,
+        pixels=pixels,
     )
 
 

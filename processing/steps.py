@@ -1,0 +1,199 @@
+"""The built-in steps of the chain: each takes a tile to a function of its own module and back.
+
+What they measure has its units here; how it is measured stands with the functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from processing.chain import ArraySpec, Figure, Step, TileState
+from processing.flatfield import flat_field
+from processing.focus import focus_score
+from processing.geometry import FrameGeometry
+from processing.matching import prepare
+from processing.pyramid import level_specs, pyramid
+from processing.statistics import HISTOGRAM_BINS, MAX_BITS, statistics_of_counts, value_counts
+
+DARK = 0.1  # pixels below so much of the tile's 99th percentile are dark: no specimen is
+
+
+class Flip(Step):
+    """Turn tiles the way the stage lies, if the camera mirrors them; references with them."""
+
+    corrects = True
+
+    def geometry(self, geometry: FrameGeometry) -> FrameGeometry:
+        """Give the geometry without flips."""
+        return replace(geometry, flip_columns=False, flip_rows=False)
+
+    def __call__(self, tile: TileState) -> None:
+        """Flip the image, the raw counts and the references."""
+        rows, columns = tile.geometry.flip_rows, tile.geometry.flip_columns
+        if not (rows or columns):
+            return
+        turned = tile.raw[:: -1 if rows else 1, :: -1 if columns else 1]
+        tile.raw = tile.image = tile.buffers.get("flip", turned.shape, np.uint16)
+        np.copyto(tile.image, turned)
+        if tile.references is not None:
+            tile.references = tile.references.flipped(rows, columns)
+
+
+class FlatField(Step):
+    """Take dark level, gain and bad pixels out, if there are references.
+
+    Parameters
+    ----------
+    max_age : float
+        From which age on references are called stale, in h.
+    """
+
+    corrects = True
+    figures: Mapping[str, Figure] = {
+        "reference_age": Figure("h", 1),
+        "reference_stale": Figure(kind="boolean"),
+    }
+
+    def __init__(self, max_age: float = 24.0) -> None:
+        if not max_age > 0:
+            raise ValueError(f"max_age is {max_age} h; it must be positive")
+        self.max_age = max_age
+
+    def __call__(self, tile: TileState) -> None:
+        """Correct the image."""
+        tile.figures["reference_age"] = tile.reference_age
+        tile.figures["reference_stale"] = tile.reference_age > self.max_age
+        if tile.references is not None:
+            out = tile.buffers.get("flat", tile.raw.shape, np.uint16)
+            tile.image = flat_field(tile.raw, tile.references, out)
+
+
+class Statistics(Step):
+    """Measure the pixel values.
+
+    Saturated pixels are counted in the raw frame, all else in the flat-fielded one.
+
+    Parameters
+    ----------
+    bit_depth : int, optional
+        Bits that the camera fills; by default all of its type.
+    """
+
+    makes = ("counts",)
+    figures: Mapping[str, Figure] = {
+        **dict.fromkeys(("mean", "std"), Figure("counts", 1)),
+        **dict.fromkeys(("minimum", "maximum", "p01", "p50", "p99"), Figure("counts", 0)),
+        "saturated": Figure(precision=5),
+        "dark": Figure(precision=5),
+    }
+
+    def __init__(self, bit_depth: int | None = None) -> None:
+        if bit_depth is not None and not 8 <= bit_depth <= 16:
+            raise ValueError(f"bit_depth is {bit_depth}; it must lie between 8 and 16")
+        self.bit_depth = bit_depth
+
+    def arrays(self, shape: tuple[int, int]) -> Mapping[str, ArraySpec]:
+        """Give the histogram."""
+        return {"histogram": ArraySpec((HISTOGRAM_BINS,), "<u4")}
+
+    def __call__(self, tile: TileState) -> None:
+        """Count and measure."""
+        if tile.counts is None:
+            tile.counts = value_counts(tile.image)
+        bits = self.bit_depth or MAX_BITS[tile.raw.dtype]
+        found = statistics_of_counts(tile.counts, bits)
+        saturated = np.count_nonzero(tile.raw >= 2**bits - 1)
+        dark = tile.counts[: int(np.ceil(DARK * found.p99))].sum()
+        tile.figures |= {
+            "mean": found.mean,
+            "std": found.std,
+            "minimum": float(found.minimum),
+            "maximum": float(found.maximum),
+            "p01": found.p01,
+            "p50": found.p50,
+            "p99": found.p99,
+            "saturated": float(saturated) / tile.raw.size,
+            "dark": float(dark) / tile.raw.size,
+        }
+        tile.arrays["histogram"] = found.histogram.astype(np.uint32)
+
+
+class Lens(Step):
+    """Take the projector lens's distortion out, if the montage names a lens correction."""
+
+    corrects = True
+
+    def __call__(self, tile: TileState) -> None:
+        """Correct the image."""
+        if tile.lens is not None:
+            out = tile.buffers.get("lens", tile.image.shape, np.uint16)
+            tile.image = tile.lens.correct(tile.image, out)
+
+
+class Focus(Step):
+    """Measure focus and astigmatism."""
+
+    figures: Mapping[str, Figure] = {
+        "focus": Figure(),
+        "astigmatism": Figure(),
+        "astigmatism_angle": Figure("deg", 1),
+        "texture": Figure(precision=1),
+        "textured": Figure(kind="boolean"),
+    }
+
+    def __call__(self, tile: TileState) -> None:
+        """Measure the middle of the tile."""
+        found = focus_score(tile.image)
+        tile.figures |= {
+            "focus": found.score,
+            "astigmatism": found.astigmatism,
+            "astigmatism_angle": found.astigmatism_angle,
+            "texture": found.texture,
+            "textured": found.textured,
+        }
+
+
+class Edges(Step):
+    """Keep of each side that has a neighbour what matching needs."""
+
+    makes = ("edges",)
+
+    def __call__(self, tile: TileState) -> None:
+        """Prepare the edges."""
+        whole = prepare(tile.image)
+        tile.edges |= {side: whole.edge(side, width) for side, width in tile.widths.items()}
+
+
+class Pyramid(Step):
+    """Make reduced copies, each half the one before, by 2 × 2 means.
+
+    Parameters
+    ----------
+    levels : int
+        How many.
+    """
+
+    def __init__(self, levels: int = 3) -> None:
+        if not 1 <= levels <= 8:
+            raise ValueError(f"levels is {levels}; it must lie between 1 and 8")
+        self.levels = levels
+
+    def arrays(self, shape: tuple[int, int]) -> Mapping[str, ArraySpec]:
+        """Give ``level_1``, ``level_2`` and so on."""
+        return {
+            f"level_{number}": ArraySpec(size, "<u2")
+            for number, size in enumerate(level_specs(shape, self.levels), start=1)
+        }
+
+    def __call__(self, tile: TileState) -> None:
+        """Make all levels."""
+        shape = (tile.image.shape[0], tile.image.shape[1])
+        out = {
+            name: tile.buffers.get(name, spec.shape, spec.dtype)
+            for name, spec in self.arrays(shape).items()
+        }
+        pyramid(tile.image, list(out.values()))
+        tile.arrays |= out
