@@ -5,7 +5,7 @@ The two steps only measure; every threshold that makes a match good or not stand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
@@ -26,6 +26,11 @@ LEAST_AGREEING = 0.5  # the share of the patches, by what they know, that must b
 LEAST_CORRELATION = 0.05
 REPEATED = 0.5  # correlation that tiles reach at many offsets if their pattern is repeated
 LEAST_TEXTURE = 1.5  # variance of an overlap, reduced, relative to what white noise would have
+
+
+def no_points() -> NDArray[np.float32]:
+    """Give the points of a match that has none."""
+    return np.empty((0, 6), np.float32)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,15 @@ class Match:
         Correlation of the two tiles in their overlap, −1 to 1; 0 if it was not found.
     patches : int
         How many patches bear it out.
+    sd_row, sd_col : float
+        Standard deviation of `drow` and of `dcol`, in px; infinite if it is not good.
+    rotation : float
+        By how much b's picture is turned against a's, counter-clockwise as displayed (row 0 at the
+        top), in degrees; 0 if the patches cannot tell.
+    points : ndarray of float32, shape (k, 6)
+        The patches that bear it out, each ``[row_a, col_a, row_b, col_b, sd, weight]``: its middle
+        in a and where b shows the same, in px from each tile's first pixel; its standard deviation
+        along each axis, in px; its share of all that the patches know, so that shares add to 1.
     """
 
     drow: float
@@ -59,6 +73,10 @@ class Match:
     reason: Reason
     correlation: float
     patches: int
+    sd_row: float = float("inf")
+    sd_col: float = float("inf")
+    rotation: float = 0.0
+    points: NDArray[np.float32] = field(default_factory=no_points, repr=False, compare=False)
 
 
 def match(
@@ -119,6 +137,8 @@ def match(
         reason="",
         correlation=found.correlation,
         patches=found.patches,
+        sd_row=found.sd,
+        sd_col=found.sd,
     )
 
 

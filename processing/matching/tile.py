@@ -5,7 +5,7 @@ Made once for all neighbours, and small enough that the edges of a whole row of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -127,6 +127,32 @@ def prepare(tile: NDArray[np.unsignedinteger]) -> MatchTile:
     return MatchTile(
         (tile.shape[0], tile.shape[1]), reduction, fine, _reduced_band(fine, reduction)
     )
+
+
+def prepare_edges(
+    tile: NDArray[np.unsignedinteger], widths: Mapping[Side, float]
+) -> dict[Side, MatchTile]:
+    """Make what `match` needs of those edges of a tile that have a neighbour.
+
+    Parameters
+    ----------
+    tile : ndarray of uint8 or uint16, shape (height, width)
+        Flat-field corrected pixels, 64 × 64 at least.
+    widths : mapping of {"top", "bottom", "left", "right"} to float
+        How much to keep on each side, in px: the nominal overlap and the greatest offset.
+
+    Returns
+    -------
+    dict of {"top", "bottom", "left", "right"} to MatchTile
+        Each matches as the whole tile does, within its width.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `prepare`.
+    """
+    whole = prepare(tile)
+    return {side: whole.edge(side, width) for side, width in widths.items()}
 
 
 def overlap(
