@@ -7,4 +7,13 @@ stand out from all other offsets, and be borne out by several patches on their o
 from processing.matching.match import MAX_OFFSET, Match, Reason, match
 from processing.matching.tile import MatchTile, Side, prepare, prepare_edges
 
-__all__ = ["MAX_OFFSET", "Match", "MatchTile", "Reason", "Side", "match", "prepare", "prepare_edges"]
+__all__ = [
+    "MAX_OFFSET",
+    "Match",
+    "MatchTile",
+    "Reason",
+    "Side",
+    "match",
+    "prepare",
+    "prepare_edges",
+]
