@@ -6,5 +6,6 @@ The one part of `processing` that plans and the simulator import too, so that al
 from processing.geometry.frame import FrameGeometry
 from processing.geometry.grid import Grid, GridTile, plan_grid
 from processing.geometry.region import Region
+from processing.geometry.route import short_route
 
-__all__ = ["FrameGeometry", "Grid", "GridTile", "Region", "plan_grid"]
+__all__ = ["FrameGeometry", "Grid", "GridTile", "Region", "plan_grid", "short_route"]
