@@ -81,11 +81,24 @@ class Data(Section):
     minimum_free_gb: Annotated[float, Field(ge=0)] = Field(description="below it, a warning")
 
 
+class Dask(Section):
+    """The cluster, if tiles are processed by Dask."""
+
+    address: Text | None = Field(
+        description="of its scheduler, like tcp://host:8786; null for a cluster on this machine"
+    )
+    timeout: Seconds = Field(description="until its scheduler answers, in s")
+
+
 class Processing(Section):
     """How tiles are processed beside the acquisition."""
 
-    executor: Literal["threads", "processes"]
+    executor: Literal["threads", "processes", "dask"]
     workers: Annotated[int, Field(ge=1, le=256)]
+    dask: Dask
+    job_timeout: Seconds = Field(
+        description="of one job in a process or a cluster; then its worker is replaced, in s"
+    )
     max_offset: Annotated[int, Field(ge=8, le=4096)] = Field(
         description="how far a neighbour may lie from its nominal place, in px"
     )
@@ -93,18 +106,32 @@ class Processing(Section):
 
 
 class Quality(Section):
-    """From where on a tile fails; as `callbacks.quality.Thresholds` names and explains them.
+    """From where on a tile fails; as `processing.quality.Thresholds` names and explains them.
 
-    What is relative is a fraction of the median of the tiles that passed before.
+    What is relative is a fraction of the median of the montage's good tiles so far.
     """
 
     least_mean: Annotated[float, Field(ge=0)] = Field(description="in counts")
     least_mean_relative: Fraction
     most_saturated: Fraction = Field(description="share of pixels")
-    most_dark: Fraction = Field(description="share of pixels")
+    most_beam_edge: Fraction = Field(description="share of the tile in or beyond the beam's edge")
+    most_obstructed: Fraction = Field(description="share of the tile behind something opaque")
     least_focus: Fraction = Field(description="focus score")
+    least_focus_neighbour: Fraction = Field(description="of its neighbours' in the same overlaps")
     least_focus_relative: Fraction
     most_astigmatism: Fraction
+    most_drift: Annotated[float, Field(ge=0)] = Field(description="in the exposure, in px")
+    most_offset: Annotated[float, Field(ge=0)] = Field(description="from the nominal place, in px")
+    least_tiles: Annotated[int, Field(ge=1)] = Field(description="that a median must rest on")
+    persistent_tiles: Annotated[int, Field(ge=1)] = Field(description="in a row, same fault")
+    critical_tiles: Annotated[int, Field(ge=1)] = Field(description="in a row: the run is stopped")
+    trend_tiles: Annotated[int, Field(ge=1)] = Field(description="that show a trend of the focus")
+    least_trend: Fraction = Field(description="of the earlier focus; below it, focus again")
+    most_failed: Fraction = Field(description="share of a montage's tiles")
+    most_unmatched: Fraction = Field(description="share of the textured pairs of neighbours")
+    least_contrast: Fraction = Field(description="median of standard deviation over mean")
+    most_focus_spread: Annotated[float, Field(ge=0)] = Field(description="relative to the median")
+    most_residual: Annotated[float, Field(ge=0)] = Field(description="median of the solve, in px")
 
 
 class References(Section):

@@ -19,13 +19,14 @@ from bluesky import plan_stubs as bps
 from bluesky.preprocessors import SupplementalData
 from bluesky.utils import MsgGenerator
 
-from callbacks.quality import Quality, Thresholds
+from callbacks.quality import Quality
 from callbacks.references import ReferenceProcessor
 from callbacks.tile_jobs import ProcessorSettings
 from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
 from config import Config
 from plans import brightfield, darkfield
+from processing.quality import Thresholds
 from services.errors import PlainError
 from services.processes import tiled_access
 from services.workers import make_executor

@@ -1,17 +1,13 @@
 """RunEngine, devices and callbacks as the configuration says; and what is told when it is wrong."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
-from callbacks.quality import Thresholds
 from callbacks.tile_jobs import ProcessorSettings
 from config import load
 from config.model import Quality
+from processing.quality import Thresholds
 from services.engine import (
     DeviceError,
     add_baseline,
@@ -20,8 +16,6 @@ from services.engine import (
     make_run_engine,
 )
 from services.processes import warn_of_full_disk
-from services.workers import make_executor
-from tests.support import wait_until
 
 
 def config(**environ):
@@ -72,48 +66,6 @@ def test_the_thresholds_and_settings_of_the_callbacks_are_those_of_the_configura
     given = Thresholds(**config().quality.model_dump())
     assert given == Thresholds(), "the defaults of config/default.yml differ from the callbacks'"
     assert config().processing.max_offset == ProcessorSettings().max_offset
-
-
-@pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_the_executor_works(kind):
-    executor = make_executor(config(TEMLINE_PROCESSING__EXECUTOR=kind))
-    with executor:
-        assert list(executor.map(abs, [-1, -2])) == [1, 2]
-        here = os.getpid()
-        assert (executor.submit(os.getpid).result(60) == here) == (kind == "threads")
-
-
-OWNER = """
-import os, sys
-from config import load
-from services.workers import make_executor
-
-if __name__ == "__main__":
-    executor = make_executor(load(environ={"TEMLINE_PROCESSING__EXECUTOR": "processes"}).config)
-    print(executor.submit(os.getpid).result(60), flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_worker_processes_end_when_their_owner_is_killed(tmp_path, alive):
-    script = tmp_path / "owner.py"
-    script.write_text(OWNER)
-    owner = subprocess.Popen(
-        [sys.executable, script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # of the semaphores that a killed process leaves
-        text=True,
-    )
-    try:
-        worker = int(owner.stdout.readline())
-        assert alive(worker)
-    finally:
-        owner.send_signal(signal.SIGKILL)
-        owner.wait(10)
-        owner.stdin.close()
-        owner.stdout.close()
-    wait_until(lambda: not alive(worker), 20, "end of the worker")
 
 
 def test_a_disk_that_is_almost_full_is_told(tmp_path, caplog):

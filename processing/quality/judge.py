@@ -1,0 +1,340 @@
+"""Judges the tiles and the matches of one montage as they come, and the montage at its end.
+
+Every rule is a function of its own; what differs between specimens is left to comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from statistics import median
+from typing import Any
+
+from processing.quality import faults as named
+from processing.quality.faults import FAULTS, Fault, GoNoGo, Scope, Verdict
+from processing.quality.history import RunningMedian
+from processing.quality.thresholds import Thresholds
+
+NAN = float("nan")
+# The side of a tile, where its neighbour lies in rows and columns, and the neighbour's side.
+SIDES = (
+    ("right", (0, 1), "left"),
+    ("bottom", (1, 0), "top"),
+    ("left", (0, -1), "right"),
+    ("top", (-1, 0), "bottom"),
+)
+USUAL_SNR = 1.0  # at this signal-to-noise ratio the spectrum's figures are half trusted
+HALF_TRUSTED = 2  # tiles of a median that is half trusted
+LOST_LIGHT = frozenset({named.DIM, named.FAILED_PROCESSING, named.OBSTRUCTED, named.BEAM_EDGE})
+
+
+@dataclass(eq=False)
+class _Tile:
+    """What is remembered of a tile as it was taken last."""
+
+    data: Mapping[str, Any]
+    attempt: int
+    verdict: Verdict = field(default_factory=Verdict)
+    matched: dict[int, bool] = field(default_factory=dict)  # textured neighbours, and if they match
+    beyond: dict[int, float] = field(default_factory=dict)  # px that neighbours lie from nominal
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return int(self.data["tile_row"]), int(self.data["tile_column"])
+
+    @property
+    def good(self) -> bool:
+        return not self.verdict.harmful
+
+
+class Judge:
+    """Judges one montage. It is used on one thread.
+
+    A figure that was not measured, because its step is left out of the chain, is not judged.
+
+    Parameters
+    ----------
+    thresholds : Thresholds
+    n_tiles : int
+        Tiles that the montage will have.
+    """
+
+    def __init__(self, thresholds: Thresholds, n_tiles: int) -> None:
+        self._limits, self._n_tiles = thresholds, n_tiles
+        self._tiles: dict[int, _Tile] = {}
+        self._places: dict[tuple[int, int], int] = {}
+        self._means, self._scores = RunningMedian(), RunningMedian()
+        self._in_a_row: dict[str, int] = {}  # by fault
+
+    # Tiles
+
+    def tile(self, data: Mapping[str, Any]) -> Verdict:
+        """Judge a tile.
+
+        Parameters
+        ----------
+        data : mapping
+            Of an event of the stream `tile`: at least `tile_index`, `tile_attempt`, `tile_row`,
+            `tile_column` and `error`, and the figures of the steps that were run.
+
+        Returns
+        -------
+        Verdict
+        """
+        index, attempt = int(data["tile_index"]), int(data["tile_attempt"])
+        verdict = self._scoped(self._look(data))
+        known = self._tiles.get(index)
+        if known is not None and known.attempt > attempt:  # an earlier take that was done later
+            return verdict
+        if known is not None:
+            self._forget(index, known)
+        tile = _Tile(dict(data), attempt, verdict)
+        self._tiles[index], self._places[tile.place] = tile, index
+        self._count(tile, 1)
+        return verdict
+
+    def _look(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+        """Find the faults that a tile shows by itself and beside its neighbours."""
+        if data["error"]:
+            yield _found(named.FAILED_PROCESSING, 1.0, 0.0)
+            return
+        yield from self._look_at_light(data)
+        if not data.get("textured", True):
+            yield replace(_found(named.FEATURELESS, 1.0, 1.0), severity=0.0)
+            return
+        yield from self._look_at_focus(data)
+        trust = _trust(data)
+        for name, figure, limit in (
+            (named.ASTIGMATIC, "astigmatism", self._limits.most_astigmatism),
+            (named.DRIFTED, "drift_px", self._limits.most_drift),
+        ):
+            if _figure(data, figure) > limit:
+                yield _above(name, _figure(data, figure), limit, trust)
+
+    def _look_at_light(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+        limits = self._limits
+        mean, usual = _figure(data, "mean"), self._usual(self._means)
+        least = max(limits.least_mean, limits.least_mean_relative * usual if usual else 0.0)
+        if mean < least:
+            yield _below(named.DIM, mean, least, self._rests(self._means, least, limits.least_mean))
+        for name, figure, limit in (
+            (named.SATURATED, "saturated", limits.most_saturated),
+            (named.BEAM_EDGE, "beam_edge", limits.most_beam_edge),
+            (named.OBSTRUCTED, "obstructed", limits.most_obstructed),
+        ):
+            if _figure(data, figure) > limit:
+                yield _above(name, _figure(data, figure), limit, 1.0)
+
+    def _look_at_focus(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+        """Compare a score with the neighbours', who see the same; only without them with all's.
+
+        Specimens differ from place to place in how much fine detail they have: what a tile shares
+        with its neighbours tells defocus from that.
+        """
+        limits, score, trust = self._limits, _figure(data, "focus"), _trust(data)
+        beside = self._beside_neighbours(data)
+        usual = self._usual(self._scores)
+        if score < limits.least_focus:
+            yield _below(named.OUT_OF_FOCUS, score, limits.least_focus, trust)
+        elif beside:
+            share = median(beside)
+            if share < limits.least_focus_neighbour:
+                sure = trust * len(beside) / (len(beside) + 1)
+                yield _below(named.OUT_OF_FOCUS, share, limits.least_focus_neighbour, sure)
+        elif usual and score < limits.least_focus_relative * usual:
+            sure = trust * self._rests(self._scores)
+            yield _below(named.OUT_OF_FOCUS, score, limits.least_focus_relative * usual, sure)
+
+    def _beside_neighbours(self, data: Mapping[str, Any]) -> list[float]:
+        """Give the tile's focus in each overlap with a good neighbour, relative to the latter's."""
+        shares = []
+        row, column = int(data["tile_row"]), int(data["tile_column"])
+        for side, (down, across), its_side in SIDES:
+            index = self._places.get((row + down, column + across))
+            other = None if index is None else self._tiles[index]
+            if other is None or not other.good:
+                continue
+            mine, its = _figure(data, f"focus_{side}"), _figure(other.data, f"focus_{its_side}")
+            if mine >= 0 and its > 0:
+                shares.append(mine / its)
+        return shares
+
+    # What tiles are compared with
+
+    def _usual(self, values: RunningMedian) -> float:
+        """Give the median of the good tiles; 0 if there are too few."""
+        return values.median if len(values) >= max(1, self._limits.least_tiles) else 0.0
+
+    @staticmethod
+    def _rests(values: RunningMedian, limit: float = 1.0, absolute: float = 0.0) -> float:
+        """Tell how well a limit is founded: fully if absolute, else by the tiles behind it."""
+        return 1.0 if limit == absolute else len(values) / (len(values) + HALF_TRUSTED)
+
+    def _count(self, tile: _Tile, sign: int) -> None:
+        """Take a good tile into what others are compared with, or out of it."""
+        if not tile.good:
+            return
+        for values, key in ((self._means, "mean"), (self._scores, "focus")):
+            if key == "mean" or tile.data.get("textured", True):
+                (values.add if sign > 0 else values.remove)(_figure(tile.data, key))
+
+    def _forget(self, index: int, tile: _Tile) -> None:
+        """Let go of an earlier take, and of what its matches said about its neighbours."""
+        self._count(tile, -1)
+        for other in (*tile.matched, *tile.beyond):
+            if other in self._tiles:
+                self._tiles[other].matched.pop(index, None)
+                self._tiles[other].beyond.pop(index, None)
+
+    def _scoped(self, found: Iterator[Fault]) -> Verdict:
+        """Tell from the tiles before how far each fault reaches."""
+        listed = sorted(found, key=lambda fault: FAULTS.index(fault.name))
+        self._in_a_row = {fault.name: self._in_a_row.get(fault.name, 0) + 1 for fault in listed}
+        return Verdict(tuple(replace(fault, scope=self._scope(fault)) for fault in listed))
+
+    def _scope(self, fault: Fault) -> Scope:
+        limits, n = self._limits, self._in_a_row.get(fault.name, 0)
+        if fault.name in LOST_LIGHT and n >= limits.critical_tiles:
+            return "critical"
+        return "persistent" if n >= limits.persistent_tiles else "transient"
+
+    # Matches
+
+    def match(self, data: Mapping[str, Any]) -> list[tuple[int, Fault]]:
+        """Judge a match of two neighbours.
+
+        Parameters
+        ----------
+        data : mapping
+            Of an event of the stream `match`.
+
+        Returns
+        -------
+        list of (int, Fault)
+            Faults that only the match shows, with the index of the tile that has them.
+        """
+        a, b = int(data["tile_a"]), int(data["tile_b"])
+        pair = [self._tiles.get(index) for index in (a, b)]
+        attempts = int(data["attempt_a"]), int(data["attempt_b"])
+        if any(t is None or t.attempt != n for t, n in zip(pair, attempts, strict=True)):
+            return []  # of an earlier take
+        first, second = self._tiles[a], self._tiles[b]
+        if not data["good"] and data["reason"] == "no texture":
+            return []
+        first.matched[b] = second.matched[a] = bool(data["good"])
+        first.beyond[b] = second.beyond[a] = self._beyond(data)
+        return [*self._unmatched(a, b), *self._displaced(a, b)]
+
+    def _beyond(self, data: Mapping[str, Any]) -> float:
+        """Give how far b lies from its nominal place, in px along the worse axis; 0 if unknown."""
+        if not data["good"] and data["reason"] != "out of range":
+            return 0.0
+        return max(
+            abs(float(data["drow"]) - float(data["nominal_drow"])),
+            abs(float(data["dcol"]) - float(data["nominal_dcol"])),
+        )
+
+    def _unmatched(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
+        """Blame a tile of which no edge matches, if there are two or more."""
+        for index in (a, b):
+            tile = self._tiles[index]
+            n_good = sum(tile.matched.values())
+            if len(tile.matched) >= 2 and not n_good and tile.data.get("textured", True):
+                sure = _trust(tile.data) * (1 - 0.5 ** len(tile.matched))
+                yield from self._add(index, _below(named.NO_MATCH, 0.0, 1.0, sure))
+            elif n_good:
+                self._clear(index, named.NO_MATCH)
+
+    def _displaced(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
+        """Blame the tile of a pair whose neighbours all lie too far off; else the one later."""
+        limit, found = self._limits.most_offset, self._tiles[a].beyond[b]
+        if not found > limit:
+            return
+        usual = {i: median(self._tiles[i].beyond.values()) for i in (a, b)}
+        index = max((a, b), key=lambda i: (usual[i], i))
+        n = len(self._tiles[index].beyond)
+        yield from self._add(index, _above(named.OFFSET_BEYOND_LIMIT, found, limit, n / (n + 1)))
+
+    def _add(self, index: int, fault: Fault) -> Iterator[tuple[int, Fault]]:
+        """Add a fault to a tile, unless it has it."""
+        tile = self._tiles[index]
+        if any(known.name == fault.name for known in tile.verdict.faults):
+            return
+        self._count(tile, -1)
+        listed = sorted((*tile.verdict.faults, fault), key=lambda one: FAULTS.index(one.name))
+        tile.verdict = Verdict(tuple(listed))
+        yield index, fault
+
+    def _clear(self, index: int, name: str) -> None:
+        """Take a fault from a tile that more is known of."""
+        tile = self._tiles[index]
+        if any(fault.name == name for fault in tile.verdict.faults):
+            tile.verdict = Verdict(tuple(f for f in tile.verdict.faults if f.name != name))
+            self._count(tile, 1)
+
+    # The end
+
+    def verdicts(self) -> dict[int, Verdict]:
+        """Give the last word on each tile, by its index."""
+        return {index: self._tiles[index].verdict for index in sorted(self._tiles)}
+
+    def montage(self, residual_px: float = NAN) -> GoNoGo:
+        """Judge the montage as it stands.
+
+        Parameters
+        ----------
+        residual_px : float
+            Median residual of its solution, in px; nan if there is none.
+
+        Returns
+        -------
+        GoNoGo
+        """
+        reasons = tuple(self._reasons(residual_px))
+        return GoNoGo(not reasons, reasons)
+
+    def _reasons(self, residual_px: float) -> Iterator[str]:
+        limits, tiles = self._limits, list(self._tiles.values())
+        if len(tiles) < self._n_tiles:
+            yield f"{self._n_tiles - len(tiles)} of {self._n_tiles} tiles are missing"
+        n_failed = sum(not tile.good for tile in tiles)
+        if n_failed > limits.most_failed * self._n_tiles:
+            yield f"{n_failed} of {self._n_tiles} tiles fail"
+        pairs = [good for tile in tiles for good in tile.matched.values()]
+        if pairs and 1 - sum(pairs) / len(pairs) > limits.most_unmatched:
+            yield f"{pairs.count(False) // 2} of {len(pairs) // 2} textured pairs have no match"
+        contrast = [_figure(tile.data, "std") / _figure(tile.data, "mean", 1.0) for tile in tiles]
+        known = [value for value in contrast if isfinite(value)]
+        if known and median(known) < limits.least_contrast:
+            yield f"the contrast of its tiles is {median(known):.3f}, under {limits.least_contrast}"
+        spread = self._scores.spread / self._scores.median if self._usual(self._scores) else 0.0
+        if spread > limits.most_focus_spread:
+            yield f"the focus scatters by {spread:.2f}, over {limits.most_focus_spread}"
+        if residual_px > limits.most_residual:
+            yield f"the median residual is {residual_px:.1f} px, over {limits.most_residual} px"
+
+
+def _figure(data: Mapping[str, Any], name: str, least: float = NAN) -> float:
+    """Give a figure of a tile; nan if it was not measured."""
+    value = float(data.get(name, NAN))
+    return max(value, least) if isfinite(least) else value
+
+
+def _trust(data: Mapping[str, Any]) -> float:
+    """Tell how far the figures from a tile's spectrum can be trusted, 0 to 1."""
+    snr, share = data.get("snr", NAN), data.get("textured_share", 1.0)
+    by_noise = 1.0 if not isfinite(snr) else snr / (snr + USUAL_SNR)
+    return float(min(1.0, max(0.0, by_noise * share**0.5)))
+
+
+def _found(name: str, value: float, limit: float) -> Fault:
+    return Fault(name, 1.0, 1.0, "transient", value, limit)
+
+
+def _below(name: str, value: float, limit: float, confidence: float) -> Fault:
+    return Fault(name, min(1.0, 1 - value / limit), confidence, "transient", value, limit)
+
+
+def _above(name: str, value: float, limit: float, confidence: float) -> Fault:
+    return Fault(name, 1 - limit / value, confidence, "transient", value, limit)

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import pytest
+
+from processing.quality import FAULTS, HARMLESS, Judge, Steering, Thresholds
+
+GOOD = {
+    "error": "",
+    "mean": 7000.0,
+    "std": 900.0,
+    "saturated": 0.0,
+    "beam_edge": 0.0,
+    "obstructed": 0.0,
+    "focus": 0.6,
+    "astigmatism": 0.1,
+    "drift_px": 0.2,
+    "snr": 4.0,
+    "textured": True,
+    "textured_share": 1.0,
+}
+SIDES = ("top", "bottom", "left", "right")
+COLUMNS = 5
+
+
+def tile(index, attempt=1, columns=COLUMNS, **changed):
+    """Data of a tile of a raster; its focus is the same on all sides unless they are given."""
+    data = {**GOOD, **changed}
+    sides = {f"focus_{side}": data["focus"] for side in SIDES}
+    place = {"tile_row": index // columns, "tile_column": index % columns}
+    return {"tile_index": index, "tile_attempt": attempt, **place, **sides, **data}
+
+
+def match(a, b, good=True, reason="", off=0.0):
+    nominal = (0.0, 200.0) if b == a + 1 else (200.0, 0.0)
+    return {
+        "tile_a": a, "tile_b": b, "attempt_a": 1, "attempt_b": 1, "good": good, "reason": reason,
+        "nominal_drow": nominal[0], "nominal_dcol": nominal[1],
+        "drow": nominal[0] + off, "dcol": nominal[1],
+    }  # fmt: skip
+
+
+def judge_of(n_good, **limits):
+    judge = Judge(Thresholds(**limits), 25)
+    for index in range(n_good):
+        assert judge.tile(tile(index)).verdict == "pass"
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("changed", "faults"),
+    [
+        ({}, ""),
+        ({"error": "FrameError: gone", "mean": float("nan")}, "failed_processing"),
+        ({"mean": 40.0}, "dim"),
+        ({"mean": 3400.0}, "dim"),  # under half of the median
+        ({"mean": 3600.0}, ""),
+        ({"saturated": 0.02}, "saturated"),
+        ({"beam_edge": 0.1}, "beam_edge"),
+        ({"obstructed": 0.3}, "obstructed"),
+        ({"focus": 0.04}, "out_of_focus"),
+        ({"focus": 0.35}, "out_of_focus"),  # under 0.75 of its neighbours
+        ({"focus": 0.47}, ""),
+        ({"astigmatism": 0.6}, "astigmatic"),
+        ({"drift_px": 6.0}, "drifted"),
+        ({"textured": False, "focus": 0.0, "astigmatism": 0.0}, "featureless"),
+        ({"mean": 1.0, "focus": 0.0, "saturated": 0.5}, "dim,saturated,out_of_focus"),
+    ],
+)
+def test_faults_have_names(changed, faults):
+    verdict = judge_of(6).tile(tile(6, **changed))
+    assert verdict.names == faults
+    assert set(verdict.names.split(",")) - {""} <= set(FAULTS)
+    assert verdict.verdict == ("fail" if {f.name for f in verdict.faults} - HARMLESS else "pass")
+    for fault in verdict.faults:
+        assert 0 <= fault.severity <= 1
+        assert 0 < fault.confidence <= 1
+
+
+def test_without_a_median_only_absolute_limits_hold():
+    judge = Judge(Thresholds(), 25)
+    assert judge.tile(tile(0, mean=60.0, focus=0.06)).verdict == "pass"
+
+
+def test_a_step_that_was_left_out_is_not_judged():
+    data = tile(0)
+    for figure in set(GOOD) - {"error"}:
+        del data[figure]
+    assert judge_of(6).tile(data | {"tile_index": 6, "tile_row": 1}).verdict == "pass"
+
+
+def test_other_texture_is_no_defocus():
+    """A place with less fine detail: the neighbours see the same in what they share with it."""
+    judge = judge_of(6)
+    assert judge.tile(tile(6, focus=0.25, focus_left=0.58, focus_top=0.55)).verdict == "pass"
+
+
+def test_a_tile_without_neighbours_is_compared_with_the_median():
+    judge = judge_of(5)
+    lonely = tile(12, focus=0.3)
+    verdict = judge.tile(lonely)
+    assert verdict.names == "out_of_focus"
+    assert verdict.faults[0].limit == pytest.approx(0.6 * 0.6)
+
+
+def test_limits_refuse_nonsense():
+    with pytest.raises(ValueError, match="least_focus is -1"):
+        Thresholds(least_focus=-1)
+    with pytest.raises(ValueError, match="most_drift is nan"):
+        Thresholds(most_drift=float("nan"))
+
+
+def test_a_fault_that_stays_is_persistent_and_without_light_critical():
+    judge = judge_of(5)
+    scopes = [judge.tile(tile(5 + i, mean=100.0)).faults[0].scope for i in range(9)]
+    assert scopes == ["transient"] * 2 + ["persistent"] * 5 + ["critical"] * 2
+
+
+def test_a_retake_replaces_the_take_before():
+    judge = judge_of(5)
+    assert judge.tile(tile(5, focus=0.01)).verdict == "fail"
+    assert judge.tile(tile(5, attempt=2)).verdict == "pass"
+    assert judge.tile(tile(5, focus=0.01)).verdict == "fail"  # the first take, done late
+    assert judge.verdicts()[5].verdict == "pass"
+
+
+def test_a_moved_tile_is_blamed_and_its_neighbours_are_not():
+    judge = judge_of(15)
+    found = []
+    for a, b in ((5, 6), (6, 7), (1, 6), (6, 11)):
+        found += judge.match(match(a, b, good=False, reason="low correlation"))
+    for a, b in ((0, 5), (5, 10), (0, 1), (1, 2), (7, 8), (2, 7), (10, 11), (11, 12)):
+        found += judge.match(match(a, b))
+    assert [(index, fault.name) for index, fault in found] == [(6, "no_match")]
+    assert [i for i, verdict in judge.verdicts().items() if verdict.verdict == "fail"] == [6]
+
+
+def test_no_match_on_resin_is_harmless():
+    judge = judge_of(15)
+    for a, b in ((5, 6), (6, 7), (1, 6), (6, 11)):
+        assert judge.match(match(a, b, good=False, reason="no texture")) == []
+    assert judge.verdicts()[6].verdict == "pass"
+
+
+def test_a_good_match_clears_a_tile():
+    judge = judge_of(15)
+    for a, b in ((5, 6), (6, 7)):
+        judge.match(match(a, b, good=False, reason="ambiguous"))
+    assert judge.verdicts()[6].names == "no_match"
+    judge.match(match(1, 6))
+    assert judge.verdicts()[6].verdict == "pass"
+
+
+def test_a_tile_too_far_off_is_named():
+    judge = judge_of(15)
+    found = []
+    for a, b, off in ((5, 6, 260.0), (0, 5, 3.0), (5, 10, -2.0), (1, 6, 258.0), (6, 7, -255.0)):
+        found += judge.match(match(a, b, off=off))
+    assert [(index, fault.name) for index, fault in found] == [(6, "offset_beyond_limit")]
+    assert found[0][1].value == 260
+    assert found[0][1].limit == Thresholds().most_offset
+
+
+def test_a_good_montage_is_go():
+    judge = judge_of(25)
+    for a, b in ((0, 1), (1, 2), (2, 3), (0, 5)):
+        judge.match(match(a, b))
+    decision = judge.montage(residual_px=0.4)
+    assert decision.go
+    assert decision.reasons == ()
+
+
+def test_what_makes_a_montage_no_go_is_said():
+    judge = Judge(Thresholds(), 20)
+    for index in range(18):
+        judge.tile(tile(index, std=50.0, saturated=0.5 if index < 4 else 0.0))
+    judge.match(match(0, 1, good=False, reason="ambiguous"))
+    decision = judge.montage(residual_px=7.5)
+    assert not decision.go
+    reasons = "; ".join(decision.reasons)
+    assert "2 of 20 tiles are missing" in reasons
+    assert "4 of 20 tiles fail" in reasons
+    assert "1 of 1 textured pairs have no match" in reasons
+    assert "contrast" in reasons
+    assert "residual is 7.5 px" in reasons
+
+
+def steered(judge, steering, data):
+    """Judge a tile and publish it to the steering, as the documents do."""
+    verdict = judge.tile(data)
+    place = {key: data[key] for key in ("tile_index", "tile_attempt")}
+    steering.tile({**data, "verdict": verdict.verdict, "faults": verdict.names})
+    for fault in verdict.faults:
+        told = {"fault": fault.name, "severity": fault.severity, "scope": fault.scope}
+        steering.fault({**place, **told})
+
+
+@pytest.fixture
+def steering():
+    return Steering(Thresholds(), 200)
+
+
+@pytest.fixture
+def judge():
+    return Judge(Thresholds(), 200)
+
+
+def test_all_well_is_good(judge, steering):
+    for index in range(20):
+        steered(judge, steering, tile(index))
+        assert steering.advice().decision == "good"
+
+
+def test_a_tile_that_fails_is_to_be_taken_again_until_it_is_good(judge, steering):
+    for index in range(6):
+        steered(judge, steering, tile(index, saturated=0.2 if index == 3 else 0.0))
+    advice = steering.advice()
+    assert (advice.decision, advice.retake) == ("retake", (3,))
+    assert "saturated" in advice.reason
+    steered(judge, steering, tile(3, attempt=2))
+    assert steering.advice().decision == "good"
+
+
+def test_no_light_stops_the_run_at_once(judge, steering):
+    for index in range(5):
+        steered(judge, steering, tile(index))
+    decisions = []
+    for index in range(5, 13):
+        steered(judge, steering, tile(index, mean=2.0))
+        decisions.append(steering.advice().decision)
+    assert decisions == ["retake"] * 7 + ["stop_now"]
+    assert "dim" in steering.advice().reason
+
+
+def test_too_many_bad_tiles_stop_the_run_at_its_end(judge, steering):
+    for index in range(60):
+        steered(judge, steering, tile(index, saturated=0.2 if index % 2 else 0.0))
+    advice = steering.advice()
+    assert advice.decision == "stop_at_end"
+    assert advice.reason == "30 tiles of 200 fail, over 20"
+
+
+def test_a_falling_focus_asks_for_autofocus_once(judge, steering):
+    asked = []
+    for index in range(50):
+        steered(judge, steering, tile(index, columns=200, focus=0.6 - 0.008 * max(0, index - 10)))
+        asked.append(steering.advice(behind=3).refocus)
+    first = asked.index(True)
+    assert 15 < first < 40
+    # The three tiles behind were taken before the new focus, and six must show it again.
+    assert not any(asked[first + 1 : first + 9])
+
+
+def test_blurred_tiles_in_a_row_ask_for_autofocus(judge, steering):
+    for index in range(6):
+        steered(judge, steering, tile(index))
+    refocus = []
+    for index in range(6, 9):
+        steered(judge, steering, tile(index, focus=0.01))
+        refocus.append(steering.advice().refocus)
+    assert refocus == [False, False, True]
