@@ -15,10 +15,13 @@ import numpy as np
 from event_model import ComposeDescriptorBundle, compose_run
 from numpy.typing import DTypeLike
 
+from callbacks.frames import HDF5_MIMETYPE
+
 Publish = Callable[[str, dict[str, Any]], None]
 ExitStatus = Literal["success", "abort", "fail"]
 
 SOURCE = "temline"
+ZARR_MIMETYPE = "application/x-zarr"
 COPIED_FROM_RAW = ("sample", "operator", "roi", "montage", "calibration", "references")
 TEXT_LENGTH = 256
 
@@ -60,19 +63,23 @@ def image(shape: Sequence[int], dtype: DTypeLike, dims: Sequence[str]) -> dict[s
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in an HDF5 file, of shape (1, height, width): a stack of one image.
+    """An array in a file or store, of shape (1, height, width): a stack of one image.
 
     Attributes
     ----------
     key : str
         Data key of the stream under which it is published.
     path : str
+        The HDF5 file, or the folder of the Zarr store.
     dataset : str
+        Path of the array in it.
     shape : tuple of int
         (height, width) in px.
     dtype : str
     chunks : tuple of int
         (height, width) of a chunk, in px.
+    mimetype : str
+        `HDF5_MIMETYPE` or `ZARR_MIMETYPE`.
     """
 
     key: str
@@ -81,6 +88,21 @@ class StoredArray:
     shape: tuple[int, ...]
     dtype: str
     chunks: tuple[int, ...]
+    mimetype: str = HDF5_MIMETYPE
+
+    @property
+    def uri(self) -> str:
+        """Where a reader finds it: an array of a Zarr store is a folder of its own."""
+        in_folder = self.mimetype == ZARR_MIMETYPE
+        return file_uri(Path(self.path) / self.dataset if in_folder else self.path)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a reader needs to know besides."""
+        chunks = {"chunk_shape": [1, *self.chunks]}
+        if self.mimetype == ZARR_MIMETYPE:
+            return chunks
+        return {**chunks, "dataset": self.dataset, "swmr": False}
 
 
 def file_uri(path: str | Path) -> str:
@@ -150,14 +172,10 @@ class ProcessedRun:
         descriptor = self._descriptor(stream, keys)
         for array in stored:
             resource = self._run.compose_stream_resource(  # type: ignore[misc]
-                mimetype="application/x-hdf5",
-                uri=file_uri(array.path),
+                mimetype=array.mimetype,
+                uri=array.uri,
                 data_key=array.key,
-                parameters={
-                    "dataset": array.dataset,
-                    "chunk_shape": [1, *array.chunks],
-                    "swmr": False,
-                },
+                parameters=array.parameters,
             )
             datum = resource.compose_stream_datum(
                 indices={"start": 0, "stop": 1},

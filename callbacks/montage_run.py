@@ -25,13 +25,11 @@ from callbacks.documents import (
     text,
 )
 from callbacks.frames import FrameLocator, FrameReference, LocatedEvent
+from callbacks.mosaic import SUFFIX, MosaicFile, MosaicTask, make_mosaic
 from callbacks.references import ReferenceFiles, await_references, reference_path
 from callbacks.tile_jobs import (
-    MosaicFile,
-    MosaicTask,
     ProcessedTile,
     ProcessorSettings,
-    make_mosaic,
     match_tiles,
     process_tile,
 )
@@ -518,18 +516,19 @@ class MontageRun:
             self._finish(nominal, solution, None)
             return
         task = MosaicTask(
-            path=self._processor.mosaic_root / f"{self._run.uid}.h5",
+            path=self._processor.mosaic_root / f"{self._run.uid}{SUFFIX}",
             tiles=[None if tile.failed else tile.reference for tile in tiles],
             positions=solution.positions,
             shape=self._shape,
             references=self._references,
-            attributes={**self._geometry.to_dict(), "processed_uid": self._run.uid},
+            geometry=self._geometry,
+            stage=(tiles[0].x, tiles[0].y),
+            attributes={"processed_uid": self._run.uid},
         )
         self._submit(
             partial(self._have_mosaic, tiles, nominal, solution),
             make_mosaic,
             task,
-            self._processor.settings,
             urgent=True,
         )
 

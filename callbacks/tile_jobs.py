@@ -1,4 +1,4 @@
-"""What the executor's workers do: read and measure tiles, match them, solve, write the mosaic.
+"""What the executor's workers do: read and measure tiles, match them.
 
 Plain functions of small arguments, so that threads, processes and a cluster can all run them.
 """
@@ -6,33 +6,20 @@ Plain functions of small arguments, so that threads, processes and a cluster can
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from callbacks.documents import StoredArray
 from callbacks.frames import FrameReference, read_frame
 from callbacks.references import ReferenceFiles, load_references
 from processing.flatfield import flat_field
 from processing.focus import focus_score
 from processing.matching import Match, MatchTile, Side, match, prepare
-from processing.mosaic import (
-    Layout,
-    ReadTile,
-    display_range,
-    level_shapes,
-    plan_mosaic,
-    write_mosaic,
-)
 from processing.statistics import tile_statistics
 
-CHUNK = 512  # side of a chunk of the mosaic's levels, in px
-THUMBNAIL = 1024  # largest side of the thumbnail, in px
 DARK = 0.1  # pixels below so much of the tile's 99th percentile are dark: no specimen is
 
 
@@ -78,25 +65,6 @@ class ProcessedTile:
     figures: Mapping[str, float | bool]
     edges: Mapping[Side, MatchTile]
     shape: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class MosaicFile:
-    """A mosaic on disk.
-
-    Attributes
-    ----------
-    arrays : sequence of StoredArray
-        ``mosaic_0``, ``mosaic_1``, … (uint16) and ``thumbnail`` (uint8).
-    seconds : float
-        How long writing took.
-    missing : mapping of int to str
-        Tiles that could not be read again, and why; their places are 0.
-    """
-
-    arrays: tuple[StoredArray, ...]
-    seconds: float
-    missing: Mapping[int, str] = field(default_factory=dict)
 
 
 def load_tile(
@@ -182,130 +150,3 @@ def match_tiles(
 ) -> Match:
     """Measure where tile b lies from tile a, near its nominal offset (rows, columns) in px."""
     return match(a, b, nominal, max_offset=settings.max_offset)
-
-
-@dataclass(frozen=True, eq=False)
-class MosaicTask:
-    """A mosaic that is to be written.
-
-    Attributes
-    ----------
-    path : Path
-        Of the HDF5 file.
-    tiles : sequence of FrameReference or None
-        The frame of each position; None for a tile without one.
-    positions : ndarray of float64, shape (n, 2)
-        Solved (row, column) of each tile's first pixel, in px.
-    shape : (int, int)
-        (height, width) of a tile, in px.
-    references : ReferenceFiles or None
-    attributes : mapping
-        Written to each level, with the level's own ``pixel_size`` in nm.
-    """
-
-    path: Path
-    tiles: Sequence[FrameReference | None]
-    positions: NDArray[np.float64]
-    shape: tuple[int, int]
-    references: ReferenceFiles | None
-    attributes: Mapping[str, Any]
-
-
-def make_mosaic(task: MosaicTask, settings: ProcessorSettings) -> MosaicFile:
-    """Write a mosaic and its levels; the file appears complete or not at all.
-
-    The frames are read and flattened again instead of being kept: a flat field costs 4 ms a frame
-    of 2048², and a scratch copy of a montage would double the data on disk.
-
-    Parameters
-    ----------
-    task : MosaicTask
-    settings : ProcessorSettings
-
-    Returns
-    -------
-    MosaicFile
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
-    """
-    started = time.monotonic()
-    missing: dict[int, str] = {}
-
-    def read(index: int) -> NDArray[Any] | None:
-        reference = task.tiles[index]
-        if reference is None:
-            return None
-        try:
-            return load_tile(reference, task.references, settings.frame_timeout)[1]
-        except Exception as error:  # a tile that went bad meanwhile costs its place, not the rest
-            missing[index] = str(error)
-            return None
-
-    layout = plan_mosaic(task.positions, task.shape)
-    task.path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = task.path.with_suffix(".part")
-    try:
-        with h5py.File(unfinished, "w", libver="latest") as file:
-            levels = _write_levels(file, read, layout, task.attributes)
-            arrays = (*levels, _write_thumbnail(file, levels))
-        unfinished.rename(task.path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    stored = tuple(_stored(task.path, array) for array in arrays)
-    return MosaicFile(stored, time.monotonic() - started, missing)
-
-
-class _Plane:
-    """A stack of one image, written to as if it were the image."""
-
-    def __init__(self, stack: h5py.Dataset) -> None:
-        self._stack = stack
-        self.shape = stack.shape[1:]
-
-    def __setitem__(self, key: tuple[slice, slice], value: NDArray[np.uint16]) -> None:
-        self._stack[(0, *key)] = value
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A dataset that was written, without its file."""
-
-    key: str
-    shape: tuple[int, int]
-    dtype: str
-    chunk: tuple[int, int]
-
-
-def _stored(path: Path, written: _Written) -> StoredArray:
-    return StoredArray(
-        written.key, str(path), f"/{written.key}", written.shape, written.dtype, written.chunk
-    )
-
-
-def _write_levels(
-    file: h5py.File, read: ReadTile, layout: Layout, attributes: Mapping[str, Any]
-) -> list[_Written]:
-    """Write all levels, each a stack of one image in chunks of 512²."""
-    written, planes = [], []
-    for number, shape in enumerate(level_shapes(layout.shape)):
-        key, chunk = f"mosaic_{number}", (min(CHUNK, shape[0]), min(CHUNK, shape[1]))
-        level = file.create_dataset(key, (1, *shape), np.uint16, chunks=(1, *chunk))
-        level.attrs.update(attributes)
-        level.attrs["pixel_size"] = attributes["pixel_size"] * 2**number
-        planes.append(_Plane(level))
-        written.append(_Written(key, shape, "<u2", chunk))
-    write_mosaic(read, layout, planes)
-    return written
-
-
-def _write_thumbnail(file: h5py.File, levels: Sequence[_Written]) -> _Written:
-    """Write the first level that is small enough once more, in 256 grey levels."""
-    fitting = (level for level in levels if max(level.shape) <= THUMBNAIL)
-    image = file[next(fitting, levels[-1]).key][0]
-    black, white = display_range(image)
-    grey = (image.astype(np.float32) - black) * (255 / (white - black))
-    file.create_dataset("thumbnail", data=np.clip(grey, 0, 255).astype(np.uint8)[np.newaxis])
-    return _Written("thumbnail", image.shape, "|u1", image.shape)

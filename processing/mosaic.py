@@ -1,14 +1,15 @@
-"""Mosaic: blend tiles at their solved positions into one image, with its pyramid, block by block.
+"""Mosaic: blend tiles at their solved positions into one image with a pyramid, block by block.
 
-Only one block and a few tiles are held at a time, so a mosaic may be larger than the memory.
+A block needs the parts of the tiles that touch it and nothing else, so a mosaic may be larger than
+the memory, and blocks may be made in any order by any number of workers: each pixel is the same.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numba import njit
@@ -18,19 +19,11 @@ from processing.statistics import percentiles, value_counts
 
 Seam = Literal["blend", "cut"]
 SEAMS: tuple[Seam, ...] = ("blend", "cut")
-BLOCK = 2048  # side of a block, in px: a power of two, so that blocks meet on every level
+BLOCK = 4096  # side of a block, in px: a power of two, so that blocks meet on every level
 SMALLEST_LEVEL = 512  # the pyramid ends once both sides are this or less, in px
 
-ReadTile = Callable[[int], NDArray[np.unsignedinteger] | None]
-Progress = Callable[[int, int], None]
-
-
-class Target(Protocol):
-    """What a level is written into: an h5py dataset, a zarr array or a numpy array."""
-
-    shape: Any
-
-    def __setitem__(self, key: tuple[slice, slice], value: NDArray[np.uint16]) -> None: ...
+Window = tuple[slice, slice]
+ReadTile = Callable[[int, Window], NDArray[np.unsignedinteger] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,68 +95,80 @@ def level_shapes(
         (height, width) of level 0, in px.
     smallest : int
         The last level is the first whose sides are both this or less, in px.
-
-    Returns
-    -------
-    tuple of (int, int)
-        At most as many levels as a block of `BLOCK` px can be halved into.
     """
     shapes = [(int(shape[0]), int(shape[1]))]
-    while max(shapes[-1]) > smallest and BLOCK >> len(shapes):
+    while max(shapes[-1]) > smallest:
         rows, columns = shapes[-1]
         shapes.append(((rows + 1) // 2, (columns + 1) // 2))
     return tuple(shapes)
 
 
-def write_mosaic(
-    read_tile: ReadTile,
-    layout: Layout,
-    levels: Sequence[Target],
-    *,
-    seam: Seam = "blend",
-    tiles_held: int = 16,
-    progress: Progress | None = None,
-) -> None:
-    """Write a mosaic and its pyramid.
+def blocks(shape: tuple[int, int], side: int = BLOCK) -> tuple[Window, ...]:
+    """Divide an image into square blocks, in rows to and fro: each shares tiles with the last.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        (height, width) of the image, in px.
+    side : int
+        Of a block, in px; those at the lower and right edge are smaller.
+
+    Returns
+    -------
+    tuple of (slice, slice)
+        Rows and columns of each block.
+    """
+    rows, columns = (
+        [slice(start, min(start + side, end)) for start in range(0, end, side)] for end in shape
+    )
+    return tuple(
+        (row, column)
+        for number, row in enumerate(rows)
+        for column in (reversed(columns) if number % 2 else columns)
+    )
+
+
+def render(
+    read_tile: ReadTile, layout: Layout, block: Window, *, seam: Seam = "blend"
+) -> NDArray[np.uint16]:
+    """Make one block of a mosaic.
 
     Where tiles overlap, "blend" takes their mean weighted by the distance to the nearest edge of
-    each (as in feathering), and "cut" the pixel of the tile whose centre is nearest. Where there is
-    no tile it is 0.
+    each (as in feathering), and "cut" the pixel of the tile whose centre is nearest. A pixel that
+    is 0 holds nothing (a lens correction leaves such edges) and takes no part; where there is no
+    tile the mosaic is 0.
 
     Parameters
     ----------
     read_tile : callable
-        Gives the pixels of a tile by its index, as uint8 or uint16; None for one that is missing.
-        It is called about twice a tile, in the order of the blocks.
+        Called with a tile's index and the (rows, columns) that are wanted of it; gives these pixels
+        as uint8 or uint16, or None for a tile that is missing.
     layout : Layout
-    levels : sequence of Target
-        Level 0 and those after it, of the shapes that `level_shapes` gives.
+    block : (slice, slice)
+        Rows and columns of the mosaic.
     seam : {"blend", "cut"}
-    tiles_held : int
-        How many tiles are kept in memory at a time, at least 1.
-    progress : callable, optional
-        Called with (blocks done, blocks in all).
+
+    Returns
+    -------
+    ndarray of uint16, shape (rows, columns)
 
     Raises
     ------
     ValueError
-        If a level has the wrong shape, there are too many, a tile has another shape than the layout
-        says, or `seam` is unknown.
+        If a tile is not of the layout's shape, or `seam` is unknown.
     """
     if seam not in SEAMS:
         raise ValueError(f"seam is {seam!r}; it must be one of {', '.join(SEAMS)}")
-    _check_levels(layout, levels)
-    tiles = _TileCache(read_tile, layout.tile_shape, max(1, tiles_held))
-    blocks = _blocks(layout.shape)
-    for done, (row, column) in enumerate(blocks, start=1):
-        image = _render(tiles, layout, row, column, seam)
-        for number, level in enumerate(levels):
-            if number:
-                image = halve(image)
-            top, left = row >> number, column >> number
-            level[top : top + image.shape[0], left : left + image.shape[1]] = image
-        if progress is not None:
-            progress(done, len(blocks))
+    pieces = _read_pieces(read_tile, layout, block)
+    image = np.zeros([side.stop - side.start for side in block], np.uint16)
+    put_together = _blend if seam == "blend" else _cut
+    for cell, covering in _cells(pieces, block):
+        here = image[_shifted(cell, block)]
+        if len(covering) == 1:
+            here[...] = covering[0].part(cell)
+        else:
+            put_together(covering, cell, layout.tile_shape, here)
+    return image
 
 
 def halve(image: NDArray[np.unsignedinteger]) -> NDArray[np.uint16]:
@@ -209,115 +214,156 @@ def display_range(
     return int(black), max(int(white), int(black) + 1)
 
 
-def _check_levels(layout: Layout, levels: Sequence[Target]) -> None:
-    """Refuse levels that a mosaic does not fit."""
-    expected = level_shapes(layout.shape, smallest=1)
-    if not 1 <= len(levels) <= len(expected):
-        raise ValueError(f"there are {len(levels)} levels; give 1 to {len(expected)}")
-    for number, (level, shape) in enumerate(zip(levels, expected, strict=False)):
-        if tuple(level.shape) != shape:
-            raise ValueError(f"level {number} has shape {tuple(level.shape)}; it must be {shape}")
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """What a block needs of a tile.
+
+    Attributes
+    ----------
+    corner : (int, int)
+        (row, column) of the tile's first pixel in the mosaic.
+    window : (slice, slice)
+        Rows and columns of the mosaic that the piece covers.
+    pixels : ndarray, shape of the window
+    """
+
+    corner: tuple[int, int]
+    window: Window
+    pixels: NDArray[np.unsignedinteger]
+
+    def covers(self, axis: int, start: int) -> bool:
+        """Tell whether a row (axis 0) or column (axis 1) of the mosaic lies in the piece."""
+        return bool(self.window[axis].start <= start < self.window[axis].stop)
+
+    def part(self, cell: Window) -> NDArray[np.unsignedinteger]:
+        """Give the pixels of a window of the mosaic."""
+        return self.pixels[_shifted(cell, self.window)]
 
 
-def _blocks(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """List the corners of the blocks, to and fro, so that each shares tiles with the last."""
-    rows, columns = range(0, shape[0], BLOCK), range(0, shape[1], BLOCK)
-    return [
-        (row, column)
-        for number, row in enumerate(rows)
-        for column in (reversed(columns) if number % 2 else columns)
-    ]
-
-
-class _TileCache:
-    """The tiles that were read last."""
-
-    def __init__(self, read_tile: ReadTile, shape: tuple[int, int], size: int) -> None:
-        self._read, self._shape, self._size = read_tile, shape, size
-        self._tiles: OrderedDict[int, NDArray[np.unsignedinteger] | None] = OrderedDict()
-
-    def __getitem__(self, index: int) -> NDArray[np.unsignedinteger] | None:
-        if index in self._tiles:
-            self._tiles.move_to_end(index)
-            return self._tiles[index]
-        while len(self._tiles) >= self._size:
-            self._tiles.popitem(last=False)
-        tile = self._read(index)
-        if tile is not None and tile.shape != self._shape:
-            raise ValueError(f"tile {index} has shape {tile.shape}; it must be {self._shape}")
-        self._tiles[index] = tile
-        return tile
-
-
-def _render(
-    tiles: _TileCache, layout: Layout, row: int, column: int, seam: Seam
-) -> NDArray[np.uint16]:
-    """Put the tiles that touch a block together."""
-    height, width = layout.tile_shape
-    rows, columns = min(BLOCK, layout.shape[0] - row), min(BLOCK, layout.shape[1] - column)
-    local = layout.corners - (row, column)
-    touching = (
-        (local[:, 0] < rows)
-        & (local[:, 0] > -height)
-        & (local[:, 1] < columns)
-        & (local[:, 1] > -width)
+def _shifted(window: Window, origin: Window) -> Window:
+    """Give a window as seen from the first pixel of another."""
+    (rows, columns), (down, right) = window, (origin[0].start, origin[1].start)
+    return (
+        slice(rows.start - down, rows.stop - down),
+        slice(columns.start - right, columns.stop - right),
     )
-    image = np.zeros((rows, columns), np.uint16)
-    total = np.zeros((rows, columns) if seam == "blend" else (1, 1), np.float32)
-    weight = np.zeros((rows, columns), np.float32)
-    for index in np.flatnonzero(touching):
-        tile = tiles[int(index)]
-        if tile is None:
+
+
+def _read_pieces(read_tile: ReadTile, layout: Layout, block: Window) -> list[_Piece]:
+    """Read the parts of tiles that a block is made of, in the order of the tiles."""
+    begin = np.array([side.start for side in block])
+    end = np.array([side.stop for side in block])
+    first = np.maximum(layout.corners, begin)
+    last = np.minimum(layout.corners + layout.tile_shape, end)
+    pieces = []
+    for index in np.flatnonzero((first < last).all(axis=1)):
+        (top, left), (bottom, right) = first[index].tolist(), last[index].tolist()
+        corner = int(layout.corners[index, 0]), int(layout.corners[index, 1])
+        window = slice(top, bottom), slice(left, right)
+        wanted = _shifted(window, (slice(corner[0], None), slice(corner[1], None)))
+        pixels = read_tile(int(index), wanted)
+        if pixels is None:
             continue
-        top, left = (int(side) for side in local[index])
-        if seam == "blend":
-            _add(tile, top, left, total, weight)
-        else:
-            _cut(tile, top, left, image, weight)
-    if seam == "blend":
-        _divide(total, weight, image)
-    return image
+        if pixels.shape != (bottom - top, right - left):
+            raise ValueError(
+                f"rows {top - corner[0]} to {bottom - corner[0]}, columns {left - corner[1]} to "
+                f"{right - corner[1]} of tile {index} came with shape {pixels.shape}; "
+                f"tiles must be of {layout.tile_shape} px"
+            )
+        pieces.append(_Piece(corner, window, pixels))
+    return pieces
 
 
-@njit(nogil=True, cache=True, fastmath=True)
-def _add(tile, top, left, total, weight):  # type: ignore[no-untyped-def]
-    height, width = tile.shape
-    rows, columns = weight.shape
-    for r in range(max(0, top), min(rows, top + height)):
-        i = r - top
-        across = np.float32(min(i + 1, height - i))
-        for c in range(max(0, left), min(columns, left + width)):
-            j = c - left
-            w = min(across, np.float32(min(j + 1, width - j)))
-            total[r, c] += w * np.float32(tile[i, j])
+def _cells(pieces: list[_Piece], block: Window) -> Iterator[tuple[Window, list[_Piece]]]:
+    """Divide a block into rectangles, over each of which the same pieces lie; those of none apart.
+
+    Most of a mosaic lies under one tile, and is copied; only the seams are worth arithmetic.
+    """
+    for rows in _runs(pieces, 0):
+        band = [piece for piece in pieces if piece.covers(0, rows.start)]
+        for columns in _runs(band, 1):
+            covering = [piece for piece in band if piece.covers(1, columns.start)]
+            if covering:
+                yield (rows, columns), covering
+
+
+def _runs(pieces: list[_Piece], axis: int) -> Iterator[slice]:
+    """Divide an axis at every edge of the pieces."""
+    edges = sorted({edge for piece in pieces for edge in _ends(piece.window[axis])})
+    return (slice(start, stop) for start, stop in pairwise(edges))
+
+
+def _ends(run: slice) -> tuple[int, int]:
+    return run.start, run.stop
+
+
+def _blend(
+    pieces: list[_Piece], cell: Window, tile_shape: tuple[int, int], image: NDArray[np.uint16]
+) -> None:
+    """Take the mean of pieces, weighted by the distance to the nearest edge of their tile."""
+    total = np.zeros(image.shape, np.float32)
+    weight = np.zeros(image.shape, np.float32)
+    for piece in pieces:
+        rows, columns = (
+            _edge_distance(run, first, side)
+            for run, first, side in zip(cell, piece.corner, tile_shape, strict=True)
+        )
+        _add(piece.part(cell), rows, columns, total, weight)
+    _divide(total, weight, image)
+
+
+def _edge_distance(run: slice, first: int, side: int) -> NDArray[np.float32]:
+    """Give the distance of rows or columns to the nearer edge of a tile, in px; 1 at the edge."""
+    at = np.arange(run.start - first, run.stop - first, dtype=np.float32)
+    return np.minimum(at + 1, side - at)
+
+
+# No fastmath: the order of sums, and so each pixel, must not depend on where blocks begin.
+
+
+@njit(nogil=True, cache=True)
+def _add(pixels, down, across, total, weight):  # type: ignore[no-untyped-def]
+    rows, columns = total.shape
+    for r in range(rows):
+        for c in range(columns):
+            value = pixels[r, c]
+            w = min(down[r], across[c]) if value else np.float32(0)
+            total[r, c] += w * np.float32(value)
             weight[r, c] += w
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _divide(total, weight, image):  # type: ignore[no-untyped-def]
     rows, columns = image.shape
     half, least = np.float32(0.5), np.float32(0.5)
     for r in range(rows):
         for c in range(columns):
-            # Weights are whole numbers: below 1/2 is where no tile lies, and total is 0 there.
+            # Weights are whole numbers: below 1/2 is where nothing lies, and total is 0 there.
             image[r, c] = np.uint16(total[r, c] / max(weight[r, c], least) + half)
 
 
-@njit(nogil=True, cache=True, fastmath=True)
-def _cut(tile, top, left, image, weight):  # type: ignore[no-untyped-def]
-    """Take the tile's pixels wherever its centre is the nearest so far."""
-    height, width = tile.shape
+def _cut(
+    pieces: list[_Piece], cell: Window, tile_shape: tuple[int, int], image: NDArray[np.uint16]
+) -> None:
+    """Take each pixel from the piece whose tile's centre is nearest; the first one of two."""
+    nearest = np.full(image.shape, np.inf, np.float32)
+    for piece in pieces:
+        rows, columns = (
+            np.square(np.arange(run.start, run.stop) - first - (side - 1) / 2)
+            for run, first, side in zip(cell, piece.corner, tile_shape, strict=True)
+        )
+        _take(piece.part(cell), rows, columns, nearest, image)
+
+
+@njit(nogil=True, cache=True)
+def _take(pixels, down, across, nearest, image):  # type: ignore[no-untyped-def]
     rows, columns = image.shape
-    farthest = np.float32(height * height + width * width)
-    middle_row = np.float32(top + (height - 1) / 2)
-    middle_column = np.float32(left + (width - 1) / 2)
-    for r in range(max(0, top), min(rows, top + height)):
-        down = (r - middle_row) ** 2
-        for c in range(max(0, left), min(columns, left + width)):
-            near = farthest - down - (c - middle_column) ** 2
-            if near > weight[r, c]:
-                weight[r, c] = near
-                image[r, c] = tile[r - top, c - left]
+    for r in range(rows):
+        for c in range(columns):
+            distance = np.float32(down[r] + across[c])
+            if pixels[r, c] and distance < nearest[r, c]:
+                nearest[r, c] = distance
+                image[r, c] = pixels[r, c]
 
 
 @njit(nogil=True, cache=True)

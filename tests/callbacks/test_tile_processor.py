@@ -11,9 +11,9 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 
-import h5py
 import numpy as np
 import pytest
+import zarr
 
 from callbacks import tile_jobs
 from callbacks.references import reference_path, write_average
@@ -108,18 +108,15 @@ def test_solved_stage_positions_follow_the_geometry(montage, processor, recorder
 def test_the_mosaic_shows_the_specimen(montage, processor, recorder):
     feed(processor, montage.documents())
     assert processor.wait(WAIT)
-    paths = {doc["uri"].removeprefix("file://localhost") for doc in recorder.of("stream_resource")}
-    keys = {doc["data_key"]: doc for doc in recorder.of("stream_resource")}
-    assert len(paths) == 1
-    assert {"mosaic_0", "mosaic_1", "thumbnail"} <= set(keys)
+    arrays = {
+        doc["data_key"]: zarr.open_array(doc["uri"].removeprefix("file://localhost"), mode="r")
+        for doc in recorder.of("stream_resource")
+        if doc["mimetype"] == "application/x-zarr"
+    }
     (summary,) = recorder.table("montage")
-    with h5py.File(paths.pop()) as file:
-        mosaic = file["mosaic_0"][0]
-        assert mosaic.shape == (summary["mosaic_rows"], summary["mosaic_columns"])
-        assert file["mosaic_0"].chunks == (1, min(512, mosaic.shape[0]), 512)
-        half = file["mosaic_1"][0]
-        thumbnail = file["thumbnail"][0]
-        assert file["mosaic_1"].attrs["pixel_size"] == 2 * PIXEL_SIZE
+    mosaic, half, thumbnail = (arrays[key][0] for key in ("mosaic_0", "mosaic_1", "thumbnail"))
+    assert mosaic.shape == (summary["mosaic_rows"], summary["mosaic_columns"])
+    assert arrays["mosaic_0"].chunks == (1, 512, 512)
     assert thumbnail.dtype == np.uint8
     assert max(thumbnail.shape) <= 1024
     top, left = montage.true.min(axis=0)
@@ -446,16 +443,16 @@ def test_closing_in_time_even_if_a_worker_hangs(montage, recorder, tmp_path):
 def test_a_disk_that_is_full_fails_the_run_but_keeps_the_positions(
     montage, processor, recorder, monkeypatch
 ):
-    def full(*arguments):
+    def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("callbacks.tile_jobs.write_mosaic", full)
+    monkeypatch.setattr("callbacks.mosaic.render", full)
     feed(processor, montage.documents())
     assert processor.wait(WAIT)
     assert len(recorder.table("position")) == montage.n_tiles
     (stop,) = recorder.stops
     assert stop["exit_status"] == "fail"
-    assert "No space left" in stop["reason"]
+    assert "there is no room for the mosaic" in stop["reason"]
     assert not list(processor.mosaic_root.iterdir())
 
 
@@ -496,8 +493,7 @@ def test_tiles_are_flat_fielded_with_the_references_that_the_run_names(
         # The mean response stays, and the dark level goes: (2000 + 10000 t) · mean of the beam.
         expected = (2000 + 10000 * specimen).mean() * shape.mean()
         assert tile["mean"] == pytest.approx(expected, rel=0.01)
-    with h5py.File(next(processor.mosaic_root.glob("*.h5"))) as file:
-        mosaic = file["mosaic_0"][0]
+    mosaic = zarr.open_group(next(processor.mosaic_root.glob("*.ome.zarr")), mode="r")["0"][0]
     top, left = montage.true.min(axis=0)
     specimen = montage.specimen[top : top + mosaic.shape[0], left : left + mosaic.shape[1]]
     covered = (mosaic > 0)[: specimen.shape[0], : specimen.shape[1]]

@@ -3,31 +3,23 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-import h5py
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from processing import mosaic
 from processing.mosaic import (
     SEAMS,
+    blocks,
     display_range,
     halve,
     level_shapes,
     plan_mosaic,
-    write_mosaic,
+    render,
 )
 
 TILE = (40, 48)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of 64 px, so that a small mosaic has many."""
-    monkeypatch.setattr(mosaic, "BLOCK", 64)
 
 
 def world(shape=(400, 400), seed=0):
@@ -44,19 +36,24 @@ def tiles_of(image, places, shape=TILE):
     return [image[r : r + shape[0], c : c + shape[1]] for r, c in places]
 
 
-def render(read, layout, levels=1, **options):
-    arrays = [np.full(shape, 7, np.uint16) for shape in level_shapes(layout.shape, 1)[:levels]]
-    write_mosaic(read, layout, arrays, **options)
-    return arrays
+def reader(tiles):
+    return lambda index, window: None if tiles[index] is None else tiles[index][window]
+
+
+def mosaic_of(tiles, layout, side=64, **options):
+    """The whole mosaic, of small blocks, each in its turn."""
+    whole = np.full(layout.shape, 7, np.uint16)
+    for block in blocks(layout.shape, side):
+        whole[block] = render(reader(tiles), layout, block, **options)
+    return whole
 
 
 @pytest.mark.parametrize("seam", SEAMS)
-@pytest.mark.usefixtures("small_blocks")
 def test_tiles_of_one_image_give_the_image_back_exactly(seam):
     image, places = world(), grid(6, 7)
     tiles = tiles_of(image, places)
     layout = plan_mosaic(places, TILE)
-    (found,) = render(tiles.__getitem__, layout, seam=seam)
+    found = mosaic_of(tiles, layout, seam=seam)
     covered = np.zeros(layout.shape, bool)
     for r, c in layout.corners:
         covered[r : r + TILE[0], c : c + TILE[1]] = True
@@ -67,11 +64,10 @@ def test_tiles_of_one_image_give_the_image_back_exactly(seam):
     assert (found[~covered] == 0).all()
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_a_blend_is_weighted_by_the_distance_to_the_edge():
     tiles = [np.full((20, 20), 1000, np.uint16), np.full((20, 20), 2000, np.uint16)]
     layout = plan_mosaic([(0, 0), (0, 10)], (20, 20))
-    (found,) = render(tiles.__getitem__, layout)
+    found = mosaic_of(tiles, layout)
     row = found[10].astype(int)
     assert (row[:10] == 1000).all()
     assert (row[20:] == 2000).all()
@@ -80,11 +76,10 @@ def test_a_blend_is_weighted_by_the_distance_to_the_edge():
     assert row[12] == round((8 * 1000 + 3 * 2000) / 11)
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_a_cut_takes_the_nearest_centre():
     tiles = [np.full((20, 20), 1000, np.uint16), np.full((20, 20), 2000, np.uint16)]
     layout = plan_mosaic([(0, 0), (0, 11)], (20, 20))
-    (found,) = render(tiles.__getitem__, layout, seam="cut")
+    found = mosaic_of(tiles, layout, seam="cut")
     assert set(np.unique(found)) == {1000, 2000}
     assert (found[:, :15] == 1000).all()
     assert (found[:, 16:] == 2000).all()
@@ -96,74 +91,85 @@ def test_positions_are_rounded_half_up():
     assert layout.shape == (42, 58)
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_levels_are_means_of_the_level_before():
-    image, places = world(), grid(5, 6)
-    layout = plan_mosaic(places, TILE)
-    levels = render(tiles_of(image, places).__getitem__, layout, levels=4)
-    assert [level.shape for level in levels] == list(level_shapes(layout.shape, 1)[:4])
-    for fine, coarse in pairwise(levels):
-        assert (coarse == halve(fine)).all()
+@pytest.mark.parametrize("seam", SEAMS)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    side=st.sampled_from([16, 32, 64]),
+    jitter=st.integers(0, 15),
+    missing=st.sets(st.integers(0, 11), max_size=3),
+)
+def test_blocks_are_the_whole_bit_by_bit(seam, seed, side, jitter, missing):
+    random = np.random.default_rng(seed)
+    tiles = [random.integers(0, 65536, TILE, dtype=np.uint16) for _ in range(12)]
+    for index in missing:
+        tiles[index] = None
+    layout = plan_mosaic(grid(3, 4, jitter=jitter, seed=seed), TILE)
+    whole = render(reader(tiles), layout, (slice(0, layout.shape[0]), slice(0, layout.shape[1])))
+    assert (mosaic_of(tiles, layout, side) == whole).all()
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_few_tiles_are_held_and_each_is_read_about_twice():
-    image, places = world((900, 900)), grid(20, 20)
-    tiles = tiles_of(image, places)
-    calls, alive = [], []
-
-    class Tile(np.ndarray):
-        def __del__(self):
-            alive.remove(id(self))
-
-    def read(index):
-        calls.append(index)
-        tile = tiles[index].copy().view(Tile)
-        alive.append(id(tile))
-        most.append(len(alive))
-        return tile
-
-    most: list[int] = []
-    render(read, plan_mosaic(places, TILE), tiles_held=10)
-    assert max(most) <= 11
-    assert len(calls) <= 3.2 * len(tiles)
+@given(
+    shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), side=st.sampled_from([32, 64, 128])
+)
+def test_blocks_cover_each_pixel_once(shape, side):
+    seen = np.zeros(shape, int)
+    for rows, columns in blocks(shape, side):
+        assert rows.start % side == columns.start % side == 0
+        assert max(rows.stop - rows.start, columns.stop - columns.start) <= side
+        seen[rows, columns] += 1
+    assert (seen == 1).all()
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_files_can_be_written_to(tmp_path):
-    image, places = world(), grid(4, 4)
-    tiles, layout = tiles_of(image, places), plan_mosaic(places, TILE)
-    (expected,) = render(tiles.__getitem__, layout)
-    with h5py.File(tmp_path / "mosaic.h5", "w") as file:
-        level = file.create_dataset("0", layout.shape, np.uint16, chunks=(32, 32))
-        write_mosaic(tiles.__getitem__, layout, [level])
-        assert (level[:] == expected).all()
-    array = zarr.create_array(
-        tmp_path / "mosaic.zarr", shape=layout.shape, chunks=(32, 32), dtype=np.uint16
-    )
-    write_mosaic(tiles.__getitem__, layout, [array])
-    assert (array[:] == expected).all()
+def test_blocks_follow_each_other_side_by_side():
+    for (rows, columns), (next_rows, next_columns) in pairwise(blocks((300, 500), 64)):
+        apart = abs(rows.start - next_rows.start) + abs(columns.start - next_columns.start)
+        assert apart == 64
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_a_missing_tile_leaves_a_hole_and_progress_is_told():
+def test_only_what_a_block_needs_of_a_tile_is_read():
+    layout = plan_mosaic([(0, 0), (0, 30), (60, 0)], TILE)
+    asked = {}
+
+    def read(index, window):
+        asked[index] = window
+        return np.ones(TILE, np.uint16)[window]
+
+    render(read, layout, (slice(10, 50), slice(0, 40)))
+    assert asked == {
+        0: (slice(10, 40), slice(0, 40)),
+        1: (slice(10, 40), slice(0, 10)),
+    }
+
+
+def test_a_missing_tile_leaves_a_hole():
     image, places = world(), grid(3, 3, jitter=0)
     tiles: list[np.ndarray | None] = list(tiles_of(image, places))
     tiles[4] = None
     layout = plan_mosaic(places, TILE)
-    told: list[tuple[int, int]] = []
-    (found,) = render(tiles.__getitem__, layout, progress=lambda *step: told.append(step))
+    found = mosaic_of(tiles, layout)
     middle = layout.corners[4] + np.array([20, 24])
     assert found[tuple(middle)] == 0
     assert (found[0:33, 0:37] > 0).all()
-    assert told == [(i + 1, len(told)) for i in range(len(told))]
-    assert len(told) == 4
+    # Where only neighbours of the missing tile lie, they are as if it had never been there.
+    top, left = layout.corners[4]
+    assert found[top + 1, left + 1] == image[tuple(places[4] + 1)]
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_pixels_that_hold_nothing_take_no_part(seam):
+    """A lens correction leaves edges of 0; they must not darken the seam."""
+    left, right = np.full((20, 20), 1000, np.uint16), np.full((20, 20), 1000, np.uint16)
+    left[:, 15:] = 0
+    right[:3] = 0
+    found = mosaic_of([left, right], plan_mosaic([(0, 0), (0, 10)], (20, 20)), seam=seam)
+    assert (found[:, :15] == 1000).all()
+    assert (found[3:] == 1000).all()
+    assert (found[:3, 15:] == 0).all()
 
 
 def test_bytes_are_blended_too():
     tiles = [np.full(TILE, 10, np.uint8), np.full(TILE, 10, np.uint8)]
-    (found,) = render(tiles.__getitem__, plan_mosaic([(0, 0), (0, 20)], TILE))
-    assert (found == 10).all()
+    assert (mosaic_of(tiles, plan_mosaic([(0, 0), (0, 20)], TILE)) == 10).all()
 
 
 @given(hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)))
@@ -181,7 +187,7 @@ def test_level_shapes_halve_until_small(rows, columns):
     for (r, c), half in pairwise(shapes):
         assert half == (-(-r // 2), -(-c // 2))
         assert max(r, c) > 512
-    assert max(shapes[-1]) <= 512 or len(shapes) == 12
+    assert max(shapes[-1]) <= 512
 
 
 def test_display_range_passes_over_holes():
@@ -196,19 +202,12 @@ def test_display_range_passes_over_holes():
 
 def test_what_does_not_fit_is_refused():
     layout = plan_mosaic([(0, 0), (5, 5)], TILE)
-    level = np.zeros(layout.shape, np.uint16)
-
-    def read(index):
-        return np.zeros(TILE, np.uint16)
-
+    whole = slice(0, 45), slice(0, 53)
     with pytest.raises(ValueError, match="seam is 'feather'; it must be one of blend, cut"):
-        write_mosaic(read, layout, [level], seam="feather")
-    with pytest.raises(ValueError, match=re.escape("level 0 has shape (45, 52)")):
-        write_mosaic(read, layout, [level[:, :-1]])
-    with pytest.raises(ValueError, match="there are 0 levels"):
-        write_mosaic(read, layout, [])
-    with pytest.raises(ValueError, match=re.escape("tile 0 has shape (3, 3); it must be (40, 48)")):
-        write_mosaic(lambda index: np.zeros((3, 3), np.uint16), layout, [level])
+        render(reader([None, None]), layout, whole, seam="feather")
+    small = [np.zeros((3, 3), np.uint16)] * 2
+    with pytest.raises(ValueError, match=re.escape("of tile 0 came with shape (3, 3); tiles must")):
+        render(reader(small), layout, whole)
     with pytest.raises(ValueError, match="not finite"):
         plan_mosaic([(0, np.nan)], TILE)
     with pytest.raises(ValueError, match="n at least 1"):

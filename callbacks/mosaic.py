@@ -1,0 +1,420 @@
+"""Writes mosaics as OME-Zarr, in jobs of a block each, so that any number of workers can do it.
+
+A block is one shard on every level it fills, so no two jobs write one file; the store gets its
+name once all is in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from callbacks.documents import ZARR_MIMETYPE, StoredArray
+from callbacks.frames import FrameReference
+from callbacks.references import ReferenceFiles
+from callbacks.tile_jobs import load_tile
+from processing.geometry import FrameGeometry
+from processing.mosaic import (
+    BLOCK,
+    Layout,
+    Seam,
+    Window,
+    blocks,
+    display_range,
+    halve,
+    level_shapes,
+    plan_mosaic,
+    render,
+)
+
+CHUNK = 512  # side of a chunk, in px: what a viewer reads at a time
+THUMBNAIL = 1024  # largest side of the thumbnail, in px
+SUFFIX = ".ome.zarr"
+NGFF_VERSION = "0.5"
+LEVELS_A_BLOCK = (BLOCK // CHUNK).bit_length() - 1  # halvings until a block is one chunk
+# Bits of one weight lie together, so the noise of the lower ones does not spoil the rest: a quarter
+# less on disk, for a third more time to write. Without a test for chunks that are all 0: they cost
+# next to nothing, the test as much as the compression.
+CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+WRITING: Any = {"write_empty_chunks": True}
+CHUNKS = (CHUNK, CHUNK)
+# A mosaic has one channel: readers of OME-Zarr want names for all axes.
+AXES = [
+    {"name": "c", "type": "channel"},
+    {"name": "y", "type": "space", "unit": "nanometer"},
+    {"name": "x", "type": "space", "unit": "nanometer"},
+]
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, eq=False)
+class MosaicTask:
+    """A mosaic that is to be written.
+
+    Attributes
+    ----------
+    path : Path
+        Of the store; its name should end in ``.ome.zarr``.
+    tiles : sequence of FrameReference or None
+        The frame of each position; None for a tile without one.
+    positions : ndarray of float64, shape (n, 2)
+        Solved (row, column) of each tile's first pixel, in px.
+    shape : (int, int)
+        (height, width) of a tile, in px.
+    references : ReferenceFiles or None
+    geometry : FrameGeometry
+        Of the tiles.
+    stage : (float, float)
+        Stage (x, y) that the middle of the first tile shows, in µm.
+    attributes : mapping
+        What else the store is to tell about itself.
+    seam : {"blend", "cut"}
+    """
+
+    path: Path
+    tiles: Sequence[FrameReference | None]
+    positions: NDArray[np.float64]
+    shape: tuple[int, int]
+    references: ReferenceFiles | None
+    geometry: FrameGeometry
+    stage: tuple[float, float]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    seam: Seam = "blend"
+
+
+@dataclass(frozen=True, eq=False)
+class MosaicPlan:
+    """A mosaic that is being written: what each of its jobs needs to know.
+
+    Attributes
+    ----------
+    task : MosaicTask
+    layout : Layout
+    unfinished : Path
+        The store, until it is complete.
+    blocks : sequence of (slice, slice)
+        Rows and columns of each block, in px of level 0.
+    seconds : float
+        How long `begin_mosaic` took.
+    """
+
+    task: MosaicTask
+    layout: Layout
+    unfinished: Path
+    blocks: tuple[Window, ...]
+    seconds: float
+
+    @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each level, in px."""
+        return level_shapes(self.layout.shape)
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What became of a block.
+
+    Attributes
+    ----------
+    number : int
+        Which one.
+    seconds : float
+        How long it took.
+    missing : mapping of int to str
+        Tiles that could not be read, and why.
+    """
+
+    number: int
+    seconds: float
+    missing: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MosaicFile:
+    """A mosaic on disk.
+
+    Attributes
+    ----------
+    arrays : sequence of StoredArray
+        ``mosaic_0``, ``mosaic_1``, … (uint16) and ``thumbnail`` (uint8).
+    seconds : float
+        How long all jobs took together.
+    missing : mapping of int to str
+        Tiles that could not be read again, and why; their places are 0.
+    """
+
+    arrays: tuple[StoredArray, ...]
+    seconds: float
+    missing: Mapping[int, str] = field(default_factory=dict)
+
+
+def make_mosaic(task: MosaicTask) -> MosaicFile:
+    """Write a mosaic in one go; the store appears complete or not at all.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    plan = begin_mosaic(task)
+    try:
+        results = [write_block(plan, number) for number in range(len(plan.blocks))]
+        return end_mosaic(plan, results)
+    except BaseException:
+        drop_mosaic(plan)
+        raise
+
+
+def begin_mosaic(task: MosaicTask) -> MosaicPlan:
+    """Lay a mosaic out and make its store, empty, beside where it will be.
+
+    Parameters
+    ----------
+    task : MosaicTask
+
+    Returns
+    -------
+    MosaicPlan
+        Give it to `write_block` for each of its blocks, then to `end_mosaic`; or to `drop_mosaic`.
+
+    Raises
+    ------
+    OSError
+        If the store cannot be made.
+    ValueError
+        If there is no tile, or a position is not finite.
+    """
+    started = time.monotonic()
+    layout = plan_mosaic(task.positions, task.shape)
+    unfinished = task.path.with_name(task.path.name + ".part")
+    with _explained(task.path):
+        if task.path.exists():
+            raise FileExistsError(errno.EEXIST, "there is a mosaic already; remove it first")
+        task.path.parent.mkdir(parents=True, exist_ok=True)
+        store = zarr.open_group(unfinished, mode="w", zarr_format=3)
+        for number, shape in enumerate(level_shapes(layout.shape)):
+            _create(store, str(number), shape, np.uint16, shard=_shard(number))
+    return MosaicPlan(task, layout, unfinished, blocks(layout.shape), time.monotonic() - started)
+
+
+def write_block(plan: MosaicPlan, number: int) -> BlockResult:
+    """Write one block, on the levels of which it fills whole chunks.
+
+    Parameters
+    ----------
+    plan : MosaicPlan
+    number : int
+        Index of the block. Each may be written on any worker, at any time, and again.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    started = time.monotonic()
+    read = _TileReader(plan.task)
+    with _explained(plan.task.path):
+        image = render(read, plan.layout, plan.blocks[number], seam=plan.task.seam)
+        _write_levels(plan, 0, image, plan.blocks[number])
+    return BlockResult(number, time.monotonic() - started, read.missing)
+
+
+def end_mosaic(plan: MosaicPlan, results: Iterable[BlockResult]) -> MosaicFile:
+    """Add the smaller levels, the thumbnail and the metadata, and give the store its name.
+
+    Parameters
+    ----------
+    plan : MosaicPlan
+    results : iterable of BlockResult
+        Of all blocks.
+
+    Raises
+    ------
+    ValueError
+        If a block has not been written.
+    OSError
+        If the store cannot be written.
+    """
+    started = time.monotonic()
+    done = {result.number: result for result in results}
+    if left := set(range(len(plan.blocks))) - set(done):
+        raise ValueError(f"{len(left)} of {len(plan.blocks)} blocks have not been written")
+    with _explained(plan.task.path):
+        for level in range(LEVELS_A_BLOCK, len(plan.levels) - 1, LEVELS_A_BLOCK):
+            for window in blocks(plan.levels[level]):
+                image = np.asarray(_open(plan, level)[(0, *window)])
+                _write_levels(plan, level, image, window, first=1)
+        thumbnail, shown = _write_thumbnail(plan)
+        store = zarr.open_group(plan.unfinished, mode="r+")
+        store.attrs.update(ome=_ngff(plan, shown), temline=_provenance(plan))
+        plan.unfinished.rename(plan.task.path)
+    path = str(plan.task.path)
+    levels = [
+        StoredArray(f"mosaic_{number}", path, str(number), shape, "<u2", CHUNKS, ZARR_MIMETYPE)
+        for number, shape in enumerate(plan.levels)
+    ]
+    missing = {tile: why for result in done.values() for tile, why in result.missing.items()}
+    seconds = plan.seconds + sum(result.seconds for result in done.values())
+    return MosaicFile((*levels, thumbnail), seconds + time.monotonic() - started, missing)
+
+
+def drop_mosaic(plan: MosaicPlan) -> None:
+    """Take away what was written of a mosaic that will not be completed."""
+    shutil.rmtree(plan.unfinished, ignore_errors=True)
+
+
+class _TileReader:
+    """Gives parts of a task's tiles, and remembers which it could not read."""
+
+    def __init__(self, task: MosaicTask) -> None:
+        self._task = task
+        self.missing: dict[int, str] = {}
+
+    def __call__(self, index: int, window: Window) -> NDArray[Any] | None:
+        reference = self._task.tiles[index]
+        if reference is None:
+            return None
+        try:
+            tile = load_tile(reference, self._task.references, timeout=0.0)[1]
+        except Exception as error:  # a tile that went bad meanwhile costs its place, not the rest
+            self.missing[index] = str(error)
+            return None
+        return np.ascontiguousarray(tile[window])  # the rest of the tile need not stay
+
+
+def _shard(level: int) -> int:
+    """Give the side of a level's shards, in px: what one block covers of it."""
+    return BLOCK >> ((level - 1) % LEVELS_A_BLOCK + 1) if level else BLOCK
+
+
+def _create(
+    store: zarr.Group, name: str, shape: tuple[int, int], dtype: type, shard: int
+) -> zarr.Array[Any]:
+    """Make an array of one image: a stream of documents stacks one for each event."""
+    return store.create_array(
+        name,
+        shape=(1, *shape),
+        dtype=dtype,
+        chunks=(1, CHUNK, CHUNK),
+        shards=(1, shard, shard) if shard > CHUNK else None,
+        compressors=CODEC,
+        fill_value=0,
+        dimension_names=[axis["name"] for axis in AXES],
+        config=WRITING,
+    )
+
+
+def _open(plan: MosaicPlan, level: int) -> zarr.Array[Any]:
+    return zarr.open_array(plan.unfinished / str(level), mode="r+", config=WRITING)
+
+
+def _write_levels(
+    plan: MosaicPlan, level: int, image: NDArray[np.uint16], window: Window, first: int = 0
+) -> None:
+    """Write a block of a level and the levels that follow from it, from the `first` on."""
+    if not image.any():
+        return  # what is not written reads as 0
+    last = min(LEVELS_A_BLOCK, len(plan.levels) - 1 - level)
+    for halvings in range(last + 1):
+        if halvings:
+            image = halve(image)
+        if halvings >= first:
+            top, left = (side.start >> halvings for side in window)
+            rows, columns = image.shape
+            array = _open(plan, level + halvings)
+            array[0, top : top + rows, left : left + columns] = image
+
+
+def _write_thumbnail(plan: MosaicPlan) -> tuple[StoredArray, tuple[int, int]]:
+    """Write the first level that is small enough once more, in 256 grey levels.
+
+    Returns
+    -------
+    (StoredArray, (int, int))
+        The thumbnail, and the counts that are black and white in it.
+    """
+    sizes = [max(shape) for shape in plan.levels]
+    level = next(number for number, size in enumerate(sizes) if size <= THUMBNAIL)
+    image = np.asarray(_open(plan, level)[0])
+    black, white = display_range(image)
+    grey = (image.astype(np.float32) - black) * (255 / (white - black))
+    store = zarr.open_group(plan.unfinished, mode="r+")
+    array = _create(store, "thumbnail", image.shape, np.uint8, shard=CHUNK)
+    array[0] = np.clip(grey, 0, 255).astype(np.uint8)
+    path = str(plan.task.path)
+    stored = StoredArray("thumbnail", path, "thumbnail", image.shape, "|u1", CHUNKS, ZARR_MIMETYPE)
+    return stored, (black, white)
+
+
+def _ngff(plan: MosaicPlan, shown: tuple[int, int]) -> dict[str, Any]:
+    """Describe the levels as OME-NGFF does.
+
+    The coordinates are those of the image (y down, x right), in nm from the place where the stage
+    is at 0, so that mosaics of one section lie right beside each other. NGFF knows no rotation:
+    stage coordinates come of them by the geometry that stands beside.
+    """
+    geometry, task = plan.task.geometry, plan.task
+    first = geometry.pixel_vector(task.stage) - geometry.middle(task.shape)
+    origin = first - plan.layout.corners[0]
+    datasets = []
+    for level in range(len(plan.levels)):
+        size = geometry.pixel_size * 2**level
+        # The middle of a pixel of a level is the middle of those that it is the mean of.
+        corner = (origin + (2**level - 1) / 2) * geometry.pixel_size
+        datasets.append(
+            {
+                "path": str(level),
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [1.0, size, size]},
+                    {"type": "translation", "translation": [0.0, *map(float, corner)]},
+                ],
+            }
+        )
+    window = {"min": 0, "max": 65535, "start": shown[0], "end": shown[1]}
+    channel = {"label": "TEM", "color": "FFFFFF", "active": True, "window": window}
+    return {
+        "version": NGFF_VERSION,
+        "multiscales": [
+            {"name": task.path.name.removesuffix(SUFFIX), "axes": AXES, "datasets": datasets}
+            | {"type": "mean", "metadata": {"description": "means of 2 × 2 pixels"}}
+        ],
+        "omero": {"channels": [channel]},
+    }
+
+
+def _provenance(plan: MosaicPlan) -> dict[str, Any]:
+    task = plan.task
+    return {
+        **task.geometry.to_dict(),
+        "tiles": len(task.tiles),
+        "seam": task.seam,
+        **task.attributes,
+    }
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what to do if there is no room for a mosaic."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        free = shutil.disk_usage(path.parent).free / 1e9
+        raise OSError(
+            error.errno,
+            f"there is no room for the mosaic ({free:.1f} GB are free): "
+            "make some, then process the run again",
+            str(path),
+        ) from error
