@@ -30,9 +30,11 @@ from callbacks.references import ReferenceFiles, await_references, reference_pat
 from callbacks.tile_jobs import (
     ProcessedTile,
     ProcessorSettings,
+    TileTask,
     match_tiles,
     process_tile,
 )
+from processing.chain import make_chain
 from processing.geometry import FrameGeometry
 from processing.matching import Match, MatchTile, Side
 from processing.solve import Solution, solve_matches
@@ -41,24 +43,6 @@ logger = logging.getLogger(__name__)
 
 PLAN_NAME = "process_montage"
 NAN = float("nan")
-FIGURES: dict[str, Any] = {
-    "mean": number("counts", 1),
-    "std": number("counts", 1),
-    "minimum": number("counts", 0),
-    "maximum": number("counts", 0),
-    "p01": number("counts", 0),
-    "p50": number("counts", 0),
-    "p99": number("counts", 0),
-    "saturated": number("", 5),
-    "dark": number("", 5),
-    "focus": number(),
-    "astigmatism": number(),
-    "astigmatism_angle": number("deg", 1),
-    "texture": number("", 1),
-    "textured": boolean(),
-    "seconds": number("s"),
-}
-NO_FIGURES = {key: NAN if value["dtype"] == "number" else False for key, value in FIGURES.items()}
 STREAMS: dict[str, dict[str, Any]] = {
     "tile": {
         "tile_index": integer(),
@@ -68,7 +52,6 @@ STREAMS: dict[str, dict[str, Any]] = {
         "tile_x": number("um"),
         "tile_y": number("um"),
         "frame_number": integer(),
-        **FIGURES,
         "error": text(),
     },
     "match": {
@@ -166,6 +149,20 @@ class Tile:
     edges: dict[Side, MatchTile] = field(default_factory=dict)
 
 
+def tile_figures(settings: ProcessorSettings) -> dict[str, Any]:
+    """Describe what is measured of each tile, as data keys."""
+    made = make_chain(settings.steps).figures
+    described = {
+        name: boolean()
+        if figure.kind == "boolean"
+        else integer(figure.units)
+        if figure.kind == "integer"
+        else number(figure.units, figure.precision)
+        for name, figure in made.items()
+    }
+    return {**described, "seconds": number("s")}
+
+
 def _pair(tile: Tile, other: Tile) -> tuple[Tile, Tile]:
     """Put two tiles in the order of their indices."""
     return (tile, other) if tile.index < other.index else (other, tile)
@@ -206,6 +203,11 @@ class MontageRun:
             for index, (row, column, *_) in enumerate(montage["tiles"])
         }
         self._processor = processor
+        self._figures = tile_figures(processor.settings)
+        self._no_figures = {
+            key: {"number": NAN, "integer": 0, "boolean": False}[value["dtype"]]
+            for key, value in self._figures.items()
+        }
         self._locator = FrameLocator()
         self._tiles: dict[int, Tile] = {}
         self._matches: dict[tuple[int, int], Match] = {}
@@ -220,7 +222,7 @@ class MontageRun:
             processor.publish,
             PLAN_NAME,
             start,
-            STREAMS,
+            {**STREAMS, "tile": {**STREAMS["tile"], **self._figures}},
             {"temline_version": start.get("temline_version", "")},
         )
         self._references: ReferenceFiles | None = None
@@ -287,10 +289,13 @@ class MontageRun:
         if tile.reference is None:
             self._tile_done(tile, None, LookupError("no document says where its frame is"))
             return
-        self._submit_processing(tile, self._tile_done)
+        self._submit_processing(tile, tile.reference, self._tile_done)
 
     def _submit_processing(
-        self, tile: Tile, done: Callable[[Tile, ProcessedTile | None, Exception | None], None]
+        self,
+        tile: Tile,
+        reference: FrameReference,
+        done: Callable[[Tile, ProcessedTile | None, Exception | None], None],
     ) -> None:
         """Have a tile read, for the first time or because its neighbour was taken again."""
         widths = {"left": 1, "right": 1, "top": 0, "bottom": 0}
@@ -301,9 +306,7 @@ class MontageRun:
         self._submit(
             partial(done, tile),
             process_tile,
-            tile.reference,
-            self._references,
-            edges,
+            TileTask(reference, self._geometry, references=self._references, edges=edges),
             self._processor.settings,
         )
 
@@ -328,7 +331,7 @@ class MontageRun:
                 "tile_x": tile.x,
                 "tile_y": tile.y,
                 "frame_number": tile.frame_number,
-                **(NO_FIGURES if result is None else result.figures),
+                **(self._no_figures if result is None else result.figures),
                 "error": f"{type(error).__name__}: {error}"[:TEXT_LENGTH] if error else "",
             },
         )
@@ -355,8 +358,9 @@ class MontageRun:
                 continue
             if its_side in other.edges:
                 self._match(tile, side, other, its_side)
-            else:  # it was let go when it was matched with the earlier take of this tile
-                self._submit_processing(other, self._read_again)
+            elif other.reference is not None:
+                # It was let go when it was matched with the earlier take of this tile.
+                self._submit_processing(other, other.reference, self._read_again)
 
     def _is_matched(self, tile: Tile, other: Tile) -> bool:
         """Tell whether two tiles are matched or about to be."""

@@ -225,7 +225,7 @@ def _check(name: str, array: NDArray[Any], spec: ArraySpec) -> None:
 
 def _write(file: int, array: NDArray[Any], offset: int) -> None:
     """Write all of an array; the system may take it in parts."""
-    left = memoryview(array).cast("B")
+    left = array.data.cast("B")
     while left:
         written = os.pwrite(file, left, offset)
         left, offset = left[written:], offset + written
@@ -248,7 +248,7 @@ def read_exactly(file: int, array: NDArray[Any], offset: int) -> None:
     OSError
         If the file ends before.
     """
-    left = memoryview(array).cast("B")
+    left = array.data.cast("B")
     while left:
         count = os.preadv(file, [left], offset)
         if not count:

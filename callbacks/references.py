@@ -6,6 +6,8 @@ A file is named after its raw run, so whoever knows that uid finds it: nothing e
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -46,7 +48,9 @@ def reference_path(root: Path, raw_uid: str) -> Path:
     return root / f"{raw_uid}.h5"
 
 
-def await_references(files: ReferenceFiles, timeout: float) -> None:
+def await_references(
+    files: ReferenceFiles, timeout: float, shape: tuple[int, int] | None = None
+) -> None:
     """Wait until the averages are on disk, and read them once.
 
     Parameters
@@ -54,6 +58,8 @@ def await_references(files: ReferenceFiles, timeout: float) -> None:
     files : ReferenceFiles
     timeout : float
         In s.
+    shape : (int, int), optional
+        (height, width) of the frames that they are for, in px.
 
     Raises
     ------
@@ -62,7 +68,7 @@ def await_references(files: ReferenceFiles, timeout: float) -> None:
     OSError
         If one cannot be read.
     ValueError
-        If they do not make a flat field.
+        If they do not make a flat field, or are of another shape.
     """
     deadline = time.monotonic() + timeout
     for path in filter(None, (files.bright, files.dark)):
@@ -70,15 +76,51 @@ def await_references(files: ReferenceFiles, timeout: float) -> None:
             if time.monotonic() >= deadline:
                 raise FileNotFoundError(f"there is no average {path} after {timeout:g} s")
             time.sleep(POLL_SECONDS)
-    load_references(files)
+    references = load_references(files)
+    if shape is not None and references.shape != shape:
+        raise ValueError(
+            f"{files.bright} holds references of {references.shape} px, the frames are {shape}: "
+            "take bright and dark frames with this camera setting"
+        )
+
+
+def load_references(files: ReferenceFiles) -> References:
+    """Read averages and make a flat field of them; again only when a file has changed.
+
+    The last ones are kept, in each process.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read.
+    ValueError
+        If they do not make a flat field.
+    """
+    paths = [path for path in (files.bright, files.dark) if path]
+    with _loading:  # or all workers would begin a montage by making the same
+        return _load_references(files, tuple(_version(path) for path in paths))
+
+
+def reference_age(files: ReferenceFiles) -> float:
+    """Tell how long ago the older of the averages was written, in h."""
+    written = min(os.stat(path).st_mtime for path in (files.bright, files.dark) if path)
+    return (time.time() - written) / 3600
+
+
+_loading = threading.Lock()
 
 
 @lru_cache(maxsize=2)
-def load_references(files: ReferenceFiles) -> References:
-    """Read averages and make a flat field of them; the last ones are kept, in each process."""
+def _load_references(files: ReferenceFiles, versions: tuple[tuple[int, ...], ...]) -> References:
     bright = read_average(files.bright)
     dark = np.zeros_like(bright) if files.dark is None else read_average(files.dark)
     return make_references(bright, dark)
+
+
+def _version(path: str) -> tuple[int, ...]:
+    """Give what changes when a file is written again or replaced."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def read_average(path: str | Path) -> NDArray[np.float32]:

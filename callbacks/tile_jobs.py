@@ -1,4 +1,4 @@
-"""What the executor's workers do: read and measure tiles, match them.
+"""What the executor's workers do: read, process and write tiles, and match them.
 
 Plain functions of small arguments, so that threads, processes and a cluster can all run them.
 """
@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.frames import FrameReference, read_frame
-from callbacks.references import ReferenceFiles, load_references
+from callbacks.processed_file import Row
+from callbacks.references import ReferenceFiles, load_references, reference_age
+from processing.chain import (
+    DEFAULT_STEPS,
+    ArraySpec,
+    StepSettings,
+    TileState,
+    make_chain,
+    thread_buffers,
+)
 from processing.flatfield import flat_field
-from processing.focus import focus_score
-from processing.matching import Match, MatchTile, Side, match, prepare
-from processing.statistics import tile_statistics
+from processing.geometry import FrameGeometry
+from processing.matching import Match, MatchTile, Side, match
 
-DARK = 0.1  # pixels below so much of the tile's 99th percentile are dark: no specimen is
+FRAME = "frame"
+RETURNED = ("histogram", "mini")  # arrays that are small enough to be handed back
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,66 @@ class ProcessorSettings:
         How long a frame may take to appear in its file, in s.
     reference_timeout : float
         How long bright and dark averages may take to appear, in s.
-    bit_depth : int or None
-        Bits that the camera fills, for counting saturated pixels; None for all of its type.
     max_offset : int
         How far a neighbour may lie from its nominal place along each axis, in px.
+    steps : tuple of StepSettings
+        What the chain does with each tile.
+    write : tuple of str or None
+        Which arrays are written: ``frame``, or names that the steps give; None for all of them.
     """
 
     max_in_flight: int = 4
     frame_timeout: float = 5.0
     reference_timeout: float = 60.0
-    bit_depth: int | None = None
     max_offset: int = 255
+    steps: tuple[StepSettings, ...] = DEFAULT_STEPS
+    write: tuple[str, ...] | None = None
+
+    def outputs(self, shape: tuple[int, int]) -> dict[str, ArraySpec]:
+        """Tell which arrays are written of a tile of (height, width) in px.
+
+        Raises
+        ------
+        ValueError
+            If an array is to be written that no step makes.
+        """
+        made = {FRAME: ArraySpec(shape, "<u2"), **make_chain(self.steps).arrays(shape)}
+        if self.write is None:
+            return made
+        unknown = set(self.write) - set(made)
+        if unknown:
+            raise ValueError(
+                f"{', '.join(sorted(unknown))} cannot be written: the steps make {', '.join(made)}"
+            )
+        return {name: spec for name, spec in made.items() if name in self.write}
+
+
+@dataclass(frozen=True, eq=False)
+class TileTask:
+    """A tile that is to be processed.
+
+    Attributes
+    ----------
+    reference : FrameReference
+        Where its frame is.
+    geometry : FrameGeometry
+        Of the frame as the camera gives it.
+    row : Row or None
+        Where its arrays go; None: nowhere.
+    references : ReferenceFiles or None
+        None: no flat field.
+    lens : str or None
+        File of the lens correction; None: none.
+    edges : mapping of {"top", "bottom", "left", "right"} to float
+        The sides that have a neighbour, and how far the two may overlap, in px.
+    """
+
+    reference: FrameReference
+    geometry: FrameGeometry
+    row: Row | None = None
+    references: ReferenceFiles | None = None
+    lens: str | None = None
+    edges: Mapping[Side, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,16 +113,22 @@ class ProcessedTile:
     Attributes
     ----------
     figures : mapping of str to float
-        Statistics and focus, as they are published.
+        What the steps measured, and ``seconds``, the time that it took.
+    arrays : mapping of str to ndarray
+        ``histogram`` and ``mini``, if the steps make them.
     edges : mapping of str to MatchTile
         What matching needs, for each side that has a neighbour.
     shape : (int, int)
         (height, width) of the frame, in px.
+    stored : tuple of str
+        Which arrays were written.
     """
 
     figures: Mapping[str, float | bool]
+    arrays: Mapping[str, NDArray[Any]]
     edges: Mapping[Side, MatchTile]
     shape: tuple[int, int]
+    stored: tuple[str, ...] = ()
 
 
 def load_tile(
@@ -75,20 +139,12 @@ def load_tile(
     return raw, raw if references is None else flat_field(raw, load_references(references))
 
 
-def process_tile(
-    reference: FrameReference,
-    references: ReferenceFiles | None,
-    edges: Mapping[Side, float],
-    settings: ProcessorSettings,
-) -> ProcessedTile:
-    """Read, flatten and measure a tile, and prepare it for matching.
+def process_tile(task: TileTask, settings: ProcessorSettings) -> ProcessedTile:
+    """Read a tile, take it through the chain, and write what is to be kept.
 
     Parameters
     ----------
-    reference : FrameReference
-    references : ReferenceFiles or None
-    edges : mapping of {"top", "bottom", "left", "right"} to float
-        The sides that have a neighbour, and how far the two may overlap, in px.
+    task : TileTask
     settings : ProcessorSettings
 
     Returns
@@ -101,48 +157,61 @@ def process_tile(
         If the frame cannot be read.
     ValueError, TypeError
         If the frame does not fit the references, or is too small, or of a type that no camera has.
+    OSError
+        If it cannot be written.
     """
     started = time.monotonic()
-    raw, flat = load_tile(reference, references, settings.frame_timeout)
-    figures = measure(raw, flat, settings.bit_depth)
-    whole = prepare(flat)
-    kept = {side: whole.edge(side, width) for side, width in edges.items()}
-    figures["seconds"] = time.monotonic() - started
-    return ProcessedTile(figures, kept, (int(flat.shape[0]), int(flat.shape[1])))
+    tile = _read(task, settings)
+    make_chain(settings.steps)(tile)
+    made = {FRAME: tile.image, **tile.arrays}
+    stored: tuple[str, ...] = ()
+    if task.row is not None:
+        task.row.write(made)
+        stored = tuple(task.row.places)
+    tile.figures["seconds"] = time.monotonic() - started
+    return ProcessedTile(
+        figures=tile.figures,
+        arrays={name: made[name].copy() for name in RETURNED if name in made},
+        edges=tile.edges,
+        shape=(int(tile.image.shape[0]), int(tile.image.shape[1])),
+        stored=stored,
+    )
 
 
-def measure(
-    raw: NDArray[Any], flat: NDArray[Any], bit_depth: int | None
-) -> dict[str, float | bool]:
-    """Give the figures of a tile, named as they are published.
+def read_tile(task: TileTask, settings: ProcessorSettings) -> NDArray[np.uint16]:
+    """Give a tile as the chain leaves it: read back if it was written, else made again.
 
     Parameters
     ----------
-    raw, flat : ndarray of uint8 or uint16, shape (height, width)
-        The frame before and after the flat field. Saturated pixels are counted in the raw frame,
-        all else in the flat one.
-    bit_depth : int or None
-        Bits that the camera fills; None for all of its type.
+    task : TileTask
+    settings : ProcessorSettings
+
+    Returns
+    -------
+    ndarray of uint16, shape (height, width)
+        It holds until the same thread reads the next one.
+
+    Raises
+    ------
+    FrameError, ValueError, TypeError, OSError
+        As `process_tile`.
     """
-    statistics = tile_statistics(flat)
-    focus = focus_score(flat)
-    full = 2 ** (bit_depth or 8 * raw.dtype.itemsize) - 1
-    return {
-        "mean": statistics.mean,
-        "std": statistics.std,
-        "minimum": float(statistics.minimum),
-        "maximum": float(statistics.maximum),
-        "p01": statistics.p01,
-        "p50": statistics.p50,
-        "p99": statistics.p99,
-        "saturated": float(np.count_nonzero(raw >= full)) / raw.size,
-        "dark": float(np.count_nonzero(flat < DARK * statistics.p99)) / flat.size,
-        "focus": focus.score,
-        "astigmatism": focus.astigmatism,
-        "astigmatism_angle": focus.astigmatism_angle,
-        "texture": focus.texture,
-        "textured": focus.textured,
-    }
+    if task.row is not None and FRAME in task.row.places:
+        spec = task.row.places[FRAME][1]
+        return task.row.read(FRAME, thread_buffers().get(FRAME, spec.shape, spec.dtype))
+    tile = _read(task, settings)
+    make_chain(settings.steps).corrections(tile)
+    return tile.image
+
+
+def _read(task: TileTask, settings: ProcessorSettings) -> TileState:
+    """Read a frame and what its correction needs."""
+    tile = TileState(read_frame(task.reference, settings.frame_timeout), task.geometry)
+    tile.widths = task.edges
+    if task.references is not None:
+        tile.references = load_references(task.references)
+        tile.reference_age = reference_age(task.references)
+    return tile
 
 
 def match_tiles(

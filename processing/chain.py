@@ -210,7 +210,7 @@ class StepSettings:
     options: tuple[tuple[str, Any], ...] = ()
 
 
-DEFAULT_STEPS = tuple(map(StepSettings, BUILT_IN))
+DEFAULT_STEPS = tuple(StepSettings(name) for name in BUILT_IN if name != "flip")
 
 
 class StepError(ValueError):
