@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.documents import StoredArray
+from callbacks.frames import read_exactly
 from processing.chain import ArraySpec
 
 GROWTH = 64  # rows that are laid out at a time, beyond those that were foreseen
@@ -229,28 +230,3 @@ def _write(file: int, array: NDArray[Any], offset: int) -> None:
     while left:
         written = os.pwrite(file, left, offset)
         left, offset = left[written:], offset + written
-
-
-def read_exactly(file: int, array: NDArray[Any], offset: int) -> None:
-    """Fill an array from a file.
-
-    Parameters
-    ----------
-    file : int
-        Descriptor.
-    array : ndarray
-        C-contiguous.
-    offset : int
-        In bytes.
-
-    Raises
-    ------
-    OSError
-        If the file ends before.
-    """
-    left = array.data.cast("B")
-    while left:
-        count = os.preadv(file, [left], offset)
-        if not count:
-            raise OSError(f"the file ends at byte {offset}, {len(left)} bytes too early")
-        left, offset = left[count:], offset + count

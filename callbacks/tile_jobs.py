@@ -206,7 +206,8 @@ def read_tile(task: TileTask, settings: ProcessorSettings) -> NDArray[np.uint16]
 
 def _read(task: TileTask, settings: ProcessorSettings) -> TileState:
     """Read a frame and what its correction needs."""
-    tile = TileState(read_frame(task.reference, settings.frame_timeout), task.geometry)
+    frame = read_frame(task.reference, settings.frame_timeout, thread_buffers())
+    tile = TileState(frame, task.geometry)
     tile.widths = task.edges
     if task.references is not None:
         tile.references = load_references(task.references)
