@@ -60,9 +60,11 @@ class Tile(SoftReadings):
         1, and one more for each time that it is taken again.
     x, y : float
         Where its middle is meant to be on the stage, in µm.
+    waited : float
+        How long the montage waited before it for the processing to catch up, in s.
     """
 
-    units: ClassVar = {"x": "um", "y": "um"}
+    units: ClassVar = {"x": "um", "y": "um", "waited": "s"}
 
     index = Cpt(Signal, value=0)
     row = Cpt(Signal, value=0)
@@ -70,6 +72,7 @@ class Tile(SoftReadings):
     attempt = Cpt(Signal, value=1)
     x = Cpt(Signal, value=0.0)
     y = Cpt(Signal, value=0.0)
+    waited = Cpt(Signal, value=0.0)
 
 
 class FocusFit(SoftReadings):

@@ -4,17 +4,19 @@ They reach devices through messages only, and leave the microscope safe whatever
 """
 
 from plans.focus import Focus, FocusError, FocusSeries, autofocus, focus_series
-from plans.gate import QualityGate
-from plans.montage import montage
+from plans.gate import Advice, QualityGate
+from plans.montage import MontageResult, montage
 from plans.reference_frames import brightfield, darkfield
 from plans.safety import make_safe
 from plans.snap import Snapshot, snap
 from plans.tiles import TileError
 
 __all__ = [
+    "Advice",
     "Focus",
     "FocusError",
     "FocusSeries",
+    "MontageResult",
     "QualityGate",
     "Snapshot",
     "TileError",

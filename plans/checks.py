@@ -18,6 +18,9 @@ MAX_SETTLE = 60.0
 MAX_RETAKES = 10
 """How often one tile may be taken again."""
 
+MAX_BEHIND = 100_000
+"""How many tiles may wait to be judged."""
+
 REFERENCES = ("bright", "dark", "lens")
 """Kinds of runs that a montage may name, to be corrected with."""
 

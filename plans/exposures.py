@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
@@ -15,6 +15,7 @@ from bluesky.utils import MsgGenerator, RequestAbort, RequestStop, short_uid
 
 from processing.geometry import FrameGeometry
 
+T = TypeVar("T")
 Readings = dict[str, Any]
 
 
@@ -173,11 +174,14 @@ def record(devices: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
 
 
 def in_run(
-    body: Callable[[str], MsgGenerator[Any]], metadata: dict[str, Any]
-) -> MsgGenerator[tuple[str, Any]]:
+    body: Callable[[str], MsgGenerator[T]],
+    metadata: dict[str, Any],
+    ending: Callable[[], Mapping[str, str]] = dict,
+) -> MsgGenerator[tuple[str, T]]:
     """Do something within a run.
 
-    `bluesky.preprocessors.run_wrapper`, for a body that needs the uid or has a result.
+    `bluesky.preprocessors.run_wrapper`, for a body that needs the uid, has a result, or has
+    something to say of its end.
 
     Parameters
     ----------
@@ -185,6 +189,8 @@ def in_run(
         Given the uid of the run; returns messages.
     metadata : dict
         For the start document.
+    ending : callable, optional
+        Called when the body is done; gives `exit_status` and `reason` for the stop document.
 
     Returns
     -------
@@ -202,5 +208,5 @@ def in_run(
             yield from bps.close_run(exit_status="fail", reason=str(error))
 
     result = yield from bpp.contingency_wrapper(body(uid), except_plan=close_failed)
-    yield from bps.close_run()
+    yield from bps.close_run(**ending())
     return uid, result

@@ -1,6 +1,7 @@
 """A montage: tiles over a region of interest, one event each.
 
-Every tile is moved to, settled, exposed and recorded before the next; each step can be paused.
+Every tile is moved to, settled, exposed and recorded before the next; each step can be paused, and
+a quality gate steers between them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 from bluesky.utils import MsgGenerator
@@ -22,13 +24,42 @@ from plans.exposures import (
     value_of,
 )
 from plans.focus import AutofocusSettings, FocusError, find_focus
-from plans.gate import QualityGate, ask
+from plans.gate import QualityGate
 from plans.metadata import start_document
 from plans.safety import illuminated, leaves_safe, staged
+from plans.steering import Steering
 from plans.tiles import TileTaker, describe_grid
 from processing.geometry import GridTile, Region, plan_grid
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MontageResult:
+    """A montage that was taken.
+
+    Attributes
+    ----------
+    uid : str
+        Of the run.
+    tiles : int
+        Tiles that were taken.
+    retaken : int
+        How often tiles were taken again because the gate refused them.
+    failed : tuple of int
+        Tiles that the gate refused as they were taken last, by index.
+    stop : {"", "at_end", "now"}
+        Whether the gate wants no other montage after this, or ended this one before it was whole.
+    reason : str
+        Why.
+    """
+
+    uid: str
+    tiles: int
+    retaken: int
+    failed: tuple[int, ...]
+    stop: Literal["", "at_end", "now"]
+    reason: str
 
 
 def montage(
@@ -48,10 +79,11 @@ def montage(
     references: Mapping[str, str | None] | None = None,
     gate: QualityGate | None = None,
     retakes: int = 1,
+    max_behind: int = 32,
     sample: str | dict[str, Any] | None = None,
     operator: str | None = None,
     md: Mapping[str, Any] | None = None,
-) -> MsgGenerator[str]:
+) -> MsgGenerator[MontageResult]:
     """Cover a region of interest with overlapping tiles.
 
     The grid lies along the image's axes, turned against the stage as the microscope says. Tiles
@@ -86,10 +118,14 @@ def montage(
         Uids of the runs of `brightfield`, `darkfield` and `lens_correction` to correct with, by
         ``bright``, ``dark`` and ``lens``.
     gate : QualityGate, optional
-        Asked, after the last tile, which ones to take again.
+        Asked after each tile what to do: take tiles again, which is done at the end of a row and
+        at the end of all; focus before the next tile; end the montage, at once or after it.
     retakes : int
         How often a tile is taken again: at once after a camera fault, and as often again if the
         gate asks for it. Each event of a tile after its first has a higher ``tile_attempt``.
+    max_behind : int
+        Tiles that may be taken but not judged by the gate; beyond that the montage waits, with the
+        beam blanked, for two minutes at most. Each event's ``tile_waited`` says how long.
     sample : str or dict, optional
     operator : str, optional
     md : dict, optional
@@ -97,8 +133,9 @@ def montage(
 
     Returns
     -------
-    str
-        Uid of the run.
+    MontageResult
+        If the gate ended the montage, the run's stop document has exit status "abort" and the
+        reason.
 
     Raises
     ------
@@ -125,6 +162,7 @@ def montage(
     exposure = checks.exposure(exposure, camera)
     focus_policy = checks.focus_policy(focus)
     retakes = checks.whole("retakes", retakes, 0, checks.MAX_RETAKES)
+    max_behind = checks.whole("max_behind", max_behind, 1, checks.MAX_BEHIND)
     reference_uids = checks.references(references)
     checks.number("overlap", overlap, 0, 100, "%")
     checks.number("min_overlap", min_overlap, 0, float("inf"), "µm")
@@ -132,7 +170,7 @@ def montage(
         checks.device("gate", gate, "failed")
     autofocus = AutofocusSettings(focus_range, focus_steps, settle=settle)
     defocus = yield from value_of(scope.defocus)
-    if focus_policy != "none":
+    if focus_policy != "none" or gate is not None:
         autofocus.check(defocus, scope)
     calibration = yield from read_calibration(camera, scope)
     grid = plan_grid(
@@ -163,6 +201,7 @@ def montage(
             "references": reference_uids,
             "gate": type(gate).__name__ if gate is not None else None,
             "retakes": retakes,
+            "max_behind": max_behind,
         },
         sample=checks.sample(sample),
         operator=checks.text("operator", operator),
@@ -175,62 +214,83 @@ def montage(
     )
     _md.update(md or {})
     tiles = TileTaker(camera, stage, scope, grid, settle, retries=retakes)
-    work = _Montage(tiles, focus_policy, autofocus, defocus)
+    steering = Steering(tiles, retakes, max_behind)
+    work = _Montage(tiles, steering, focus_policy, autofocus, defocus)
 
     def inner_montage(uid: str) -> MsgGenerator[None]:
         yield from set_exposure(camera, exposure)
-        yield from work.declare()
-        yield from illuminated(work.take(grid.tiles), scope)
-        for _ in range(retakes):
-            if gate is None:
-                break
-            failed = yield from ask(gate, uid, len(grid.tiles))
-            if not failed:
-                break
-            _log.info("taking %d tiles again that the quality gate refused", len(failed))
-            again = [grid.tiles[index] for index in failed]
-            yield from illuminated(work.take(again, focus_first=False), scope)
+        yield from work.declare(may_focus=focus_policy != "none" or gate is not None)
+        if gate is not None and uid:  # in a dry run there is none
+            steering.consult(gate, uid)
+        yield from illuminated(work.take_rows(), scope)
+        while again := (yield from steering.to_retake_at_end()):
+            yield from illuminated(work.take_again(again), scope)
 
-    plan = staged(in_run(inner_montage, _md), camera)
+    plan = staged(in_run(inner_montage, _md, steering.ending), camera)
     uid, _ = yield from leaves_safe(plan, scope)
-    return str(uid)
+    return MontageResult(
+        str(uid),
+        tiles=len(tiles.attempts),
+        retaken=tiles.attempts.total() - len(tiles.attempts),
+        failed=steering.failed,
+        stop=steering.stop,
+        reason=steering.reason,
+    )
 
 
 @dataclass
 class _Montage:
-    """A montage on its way: what takes its tiles, and the focus that it has to remember."""
+    """A montage on its way: what takes and steers its tiles, and the focus it has to remember."""
 
     tiles: TileTaker
+    steering: Steering
     focus: str | int
     autofocus: AutofocusSettings
     defocus: float
     fit: FocusFit = field(default_factory=lambda: FocusFit(name=names.AUTOFOCUS_DEVICE))
 
-    def declare(self) -> MsgGenerator[None]:
+    def declare(self, may_focus: bool) -> MsgGenerator[None]:
         """Describe the streams."""
         yield from self.tiles.declare()
-        if self.focus != "none":
+        if may_focus:
             yield from self.tiles.declare(names.FOCUS)
             yield from declare(names.AUTOFOCUS_FIT, self.fit)
 
-    def take(self, tiles: Iterable[GridTile], focus_first: bool = True) -> MsgGenerator[None]:
-        """Take tiles in order, focusing on the way."""
-        row = None
-        for tile in tiles:
-            if focus_first and self._focus_is_due(tile, row):
-                yield from self._focus_at(tile)
-            row = tile.row
-            yield from self.tiles.take(tile)
+    def take_rows(self) -> MsgGenerator[None]:
+        """Take all tiles row by row; after each row, those again that have failed until then."""
+        rows = [list(row) for _, row in groupby(self.tiles.grid.tiles, lambda tile: tile.row)]
+        for row, next_row in pairwise([*rows, []]):
+            for tile in row:
+                if self._focus_is_due(tile, first=tile is row[0]):
+                    yield from self._focus_at(tile)
+                yield from self._take(tile)
+            again = self.steering.to_retake(then=next_row[0] if next_row else None)
+            yield from self.take_again(again)
 
-    def _focus_is_due(self, tile: GridTile, row: int | None) -> bool:
+    def take_again(self, tiles: Iterable[GridTile]) -> MsgGenerator[None]:
+        """Take tiles again, in order."""
+        for tile in tiles:
+            yield from self._take(tile)
+
+    def _take(self, tile: GridTile) -> MsgGenerator[None]:
+        """Take a tile as the gate wants it: focused if it says so, not at all after an end."""
+        if self.steering.stops_now:
+            return
+        if self.steering.refocus_is_due:
+            yield from self._focus_at(tile)
+        yield from self.tiles.take(tile)
+        yield from self.steering.after(tile)
+
+    def _focus_is_due(self, tile: GridTile, first: bool) -> bool:
+        if self.steering.stops_now:
+            return False
         if isinstance(self.focus, int):
             return tile.index % self.focus == 0
-        return (self.focus == "once" and tile.index == 0) or (
-            self.focus == "row" and tile.row != row
-        )
+        return (self.focus == "once" and tile.index == 0) or (self.focus == "row" and first)
 
     def _focus_at(self, tile: GridTile) -> MsgGenerator[None]:
         """Autofocus at a tile; one that fails, by its frames or its fit, ends nothing."""
+        self.steering.focused()
         try:
             found = yield from find_focus(
                 self.tiles.camera,

@@ -41,6 +41,8 @@ class TileTaker:
         How often a tile is tried again, at once, if the camera fails.
     attempts : Counter
         How often each tile was recorded, by its index.
+    waited : float
+        Seconds waited before the next tile for the processing to catch up; recorded with it.
     tile : devices.Tile
         Soft device with what is known of the tile; recorded with its frame.
     """
@@ -52,6 +54,7 @@ class TileTaker:
     settle: float
     retries: int
     attempts: Counter[int] = field(default_factory=Counter)
+    waited: float = 0.0
     tile: Tile = field(default_factory=lambda: Tile(name=names.TILE))
 
     @property
@@ -86,6 +89,7 @@ class TileTaker:
                 _log.warning("tile %d is taken again: %s", tile.index, error)
             else:
                 self.attempts[tile.index] += 1
+                self.waited = 0.0
                 return
 
     def place(self, tile: GridTile) -> dict[Any, Any]:
@@ -97,6 +101,7 @@ class TileTaker:
             "attempt": self.attempts[tile.index] + 1,
             "x": tile.x,
             "y": tile.y,
+            "waited": self.waited,
         }
         return {self.tile: known, self.stage.x: tile.x, self.stage.y: tile.y}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bluesky.preprocessors import SupplementalData
 
-from plans import montage
+from plans import MontageResult, montage
 from processing.geometry import FrameGeometry, Region, plan_grid
 from tests.devices.lab import Lab, Session, check_documents
 
@@ -22,10 +22,10 @@ def take(lab: Lab, roi=ROI, **options):
 
 
 def test_one_event_a_tile_in_serpentine_order(lab: Lab, session: Session):
-    uid = session(take(lab))
+    taken = session(take(lab))
     check_documents(session.documents)
     start = session.one("start")
-    assert start["uid"] == uid
+    assert taken == MontageResult(start["uid"], 9, retaken=0, failed=(), stop="", reason="")
     events = session.events()
     places = [(event["tile_row"], event["tile_column"]) for event in events]
     assert places == [(0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (1, 0), (2, 0), (2, 1), (2, 2)]
@@ -155,7 +155,7 @@ def test_a_baseline_and_a_second_montage_in_one_session(lab: Lab, session: Sessi
     roi = {"centre": (0, 0), "width": 0.5, "height": 0.5}
     first, second = session(take(lab, roi)), session(take(lab, roi))
     check_documents(session.documents)
-    assert first != second
+    assert first.uid != second.uid
     baseline = session.events("baseline")
     assert len(baseline) == 4
     assert "scope_vacuum" in baseline[0]

@@ -1,8 +1,7 @@
-"""Snap, bright and dark field, the quality gate, and plans that nobody runs."""
+"""Snap, bright and dark field, and plans that nobody runs."""
 
 from __future__ import annotations
 
-import time
 from contextlib import redirect_stdout
 from io import StringIO
 
@@ -11,7 +10,7 @@ import pytest
 from bluesky import plan_stubs as bps
 from bluesky.simulators import check_limits, summarize_plan
 
-from plans import QualityGate, brightfield, darkfield, make_safe, montage, snap
+from plans import brightfield, darkfield, make_safe, montage, snap
 from plans.reference_frames import _spiral
 from tests.devices.lab import Lab, Session, check_documents
 
@@ -79,62 +78,6 @@ def test_a_spiral_visits_every_place_once_and_goes_in_steps_of_one():
     assert len({tuple(place) for place in places}) == 49
     assert np.abs(places).max() == 3
     assert np.abs(np.diff(places, axis=0)).sum(axis=1).tolist() == [1] * 48
-
-
-class Gate:
-    """A gate that fails given tiles, round by round."""
-
-    def __init__(self, *rounds: list[int], delay: float = 0.0) -> None:
-        self.rounds = list(rounds)
-        self.delay = delay
-        self.asked: list[tuple[str, float]] = []
-
-    def failed(self, raw_uid: str, timeout: float) -> list[int]:
-        self.asked.append((raw_uid, timeout))
-        time.sleep(self.delay)
-        return self.rounds.pop(0)
-
-
-def test_the_gate_has_tiles_taken_again_with_a_higher_attempt(lab: Lab, session: Session):
-    gate = Gate([2, 0, 2], [0], [])
-    assert isinstance(gate, QualityGate)
-    uid = session(take(lab, gate=gate, retakes=3))
-    check_documents(session.documents)
-    tries = [(event["tile_index"], event["tile_attempt"]) for event in session.events()]
-    assert tries == [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (2, 2), (0, 3)]
-    assert [asked[0] for asked in gate.asked] == [uid] * 3
-    assert session.one("start")["plan_args"]["gate"] == "Gate"
-    session.frames()
-    assert lab.is_safe()
-
-
-def test_the_gate_is_not_asked_more_often_than_there_are_retakes(lab: Lab, session: Session):
-    gate = Gate([1], [1], [1])
-    session(take(lab, gate=gate, retakes=1))
-    assert len(gate.asked) == 1
-    assert len(session.events()) == 5
-
-
-def test_the_beam_is_off_and_a_pause_works_while_the_gate_thinks(lab: Lab, session: Session):
-    gate = Gate([3], delay=0.5)
-    session.interrupt(take(lab, gate=gate), lambda: bool(gate.asked))
-    assert session.RE.state == "paused"
-    assert lab.text("SCOPE:Blank_RBV") == "On"
-    session.RE.resume()
-    check_documents(session.documents)
-    assert [event["tile_index"] for event in session.events()] == [0, 1, 2, 3, 3]
-    assert len(gate.asked) == 1
-
-
-def test_a_gate_that_fails_does_not_cost_the_montage(lab: Lab, session: Session, caplog):
-    class Broken:
-        def failed(self, raw_uid: str, timeout: float) -> list[int]:
-            raise ConnectionError("no processor")
-
-    session(take(lab, gate=Broken()))
-    assert session.one("stop")["exit_status"] == "success"
-    assert "did not judge run" in caplog.text
-    assert "no processor" in caplog.text
 
 
 def test_make_safe_is_a_plan_of_its_own(lab: Lab, session: Session):
