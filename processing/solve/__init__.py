@@ -1,0 +1,8 @@
+"""Solve a montage: the positions of all tiles that fit the matches between neighbours best.
+
+Wrong matches are left out and missing ones are bridged, so no single pair spoils a mosaic.
+"""
+
+from processing.solve.translation import MATCHED, STAGE, Solution, solve, solve_matches
+
+__all__ = ["MATCHED", "STAGE", "Solution", "solve", "solve_matches"]

@@ -1,0 +1,260 @@
+"""Tell right matches from wrong ones: right ones close loops, wrong ones do so by chance only.
+
+Matches on short loops that close tie tiles to sets; matches between sets, again on loops, tie
+those together; and so on. What no loop tells, the stage must.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processing.solve.apart import StagePrediction
+from processing.solve.least_squares import LeastSquares, components, lengths, misfits
+from processing.solve.loops import Loops, find_loops, grow, join
+
+LEAST_SCALE = 0.15  # the least standard deviation that right matches are taken to have, in px
+LEAST_NOISE = 0.02  # the least while there are others that are surer, in px
+MOST_SCALE = 10.0  # the greatest, for distorted tiles, in px
+OUTLIER_SCALES = 4.0  # what is beyond so many standard deviations is wrong
+SHORT = 4  # matches of the loops of a grid of tiles
+LONGEST = 4, 6, 10  # matches of the loops of sets of tiles that are looked for, in turn
+MOST_BY_CHANCE = 0.01  # loops that may close by chance, relative to those found
+ROUNDS = 5  # how often matches may be left out or taken back
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Matches to be judged.
+
+    Attributes
+    ----------
+    ends : ndarray of int, shape (m, 2)
+        Indices (a, b) of the tiles of each.
+    offsets : ndarray of float64, shape (m, 2)
+        Measured position of b minus that of a, in px.
+    sd : ndarray of float64, shape (m,)
+        Standard deviation of each offset along each axis, in px; positive.
+    """
+
+    ends: NDArray[np.intp]
+    offsets: NDArray[np.float64]
+    sd: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def fit(self, which: NDArray[np.bool_], start: NDArray[np.float64]) -> Fit:
+        """Solve for the positions by some of them."""
+        equations = LeastSquares(len(start), self.ends[which], 1 / self.sd[which] ** 2)
+        return Fit(equations, equations.solve(start, self.offsets[which]))
+
+    def sizes(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the residual of each, in px."""
+        return lengths(misfits(self.ends, positions, self.offsets))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Positions (n, 2) in px, and the equations that they solve."""
+
+    equations: LeastSquares
+    positions: NDArray[np.float64]
+
+
+def pick_consistent(matches: Matches, start: NDArray[np.float64]) -> tuple[NDArray[np.bool_], Fit]:
+    """Pick the matches that bear each other out, and solve by them.
+
+    Parameters
+    ----------
+    matches : Matches
+    start : ndarray of float64, shape (n, 2)
+        Nominal positions, in px.
+
+    Returns
+    -------
+    kept : ndarray of bool, shape (m,)
+    fit : Fit
+        By those kept.
+    """
+    everything = np.full(len(matches), np.inf)
+    loops = find_loops(len(start), matches.ends, matches.offsets, everything, SHORT)
+    noise = _scale(loops, matches.sd) * matches.sd
+    usual = OUTLIER_SCALES * np.maximum(noise, LEAST_NOISE)
+    limits = OUTLIER_SCALES * np.maximum(noise, LEAST_SCALE)
+    closed = loops.gaps <= loops.root_sum(limits)
+    if closed.all():  # nothing speaks against matches on no loop either
+        picked = np.ones(len(matches), dtype=bool)
+    else:
+        picked = loops.select(loops.gaps <= loops.root_sum(usual)).votes(len(matches)) > 0
+    picked, fit = _without_outliers(matches, picked, start, limits)
+    if picked.all():
+        return picked, fit
+    # Gaps spread evenly over a disc have half their number within 0.7 of its radius.
+    spread = float(np.median(loops.gaps[~closed])) / 0.7 if not closed.all() else np.inf
+    sets = _Sets(matches, picked, fit, limits)
+    for within in (usual, limits):
+        _tie_sets(sets, within, spread)
+    picked = sets.picked | _tie_by_stage(matches, *sets.placed(), start, limits)
+    return _without_outliers(matches, picked, start, limits, take_back=True)
+
+
+def _tie_sets(sets: _Sets, limits: NDArray[np.float64], spread: float) -> None:
+    """Tie sets by ever longer loops: fewer of the short ones close by chance."""
+    sets.grow(limits)
+    tied = True
+    while tied:
+        tied = False
+        for longest in LONGEST:
+            while sets.tie_by_loops(longest, limits, spread):
+                tied = True
+
+
+def _scale(loops: Loops, sd: NDArray[np.float64]) -> float:
+    """Find how far matches are off in truth, relative to their sd, from the loops that close."""
+    if not len(loops):
+        return 0.0
+    # Rayleigh's distribution has a fifth of its weight below two thirds of its scale.
+    scale = float(np.percentile(loops.gaps / loops.root_sum(sd), 20)) / 0.67
+    return min(scale, MOST_SCALE / float(np.median(sd)))
+
+
+def _without_outliers(
+    matches: Matches,
+    picked: NDArray[np.bool_],
+    start: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    *,
+    take_back: bool = False,
+) -> tuple[NDArray[np.bool_], Fit]:
+    """Leave out picked matches that do not fit the others; take back what does, if asked."""
+    for _ in range(ROUNDS):
+        fit = matches.fit(picked, start)
+        excess = matches.sizes(fit.positions) / limits
+        changed = _worst_around(matches.ends, np.where(picked, excess, 0.0), len(start))
+        if take_back:
+            one_set = np.ptp(fit.equations.component[matches.ends], axis=1) == 0
+            changed |= ~picked & one_set & (excess <= 1)
+        if not changed.any():
+            return picked, fit
+        picked = picked ^ changed
+    return picked, matches.fit(picked, start)
+
+
+def _worst_around(
+    ends: NDArray[np.intp], excess: NDArray[np.float64], n_tiles: int
+) -> NDArray[np.bool_]:
+    """Mark the matches beyond their limit that are the worst of both their tiles.
+
+    A wrong match bends what is around it: the right ones there fit again once it has gone.
+    """
+    if not (excess > 1).any():
+        return np.zeros(len(excess), dtype=bool)
+    worst = np.zeros(n_tiles)
+    np.maximum.at(worst, ends.ravel(), np.repeat(excess, 2))
+    return np.asarray((excess > 1) & (excess >= worst[ends].max(axis=1)))
+
+
+class _Sets:
+    """Sets of tiles that hang together, and the matches between them that may tie them further.
+
+    Parameters
+    ----------
+    matches : Matches
+    picked : ndarray of bool, shape (m,)
+        The matches that make the sets.
+    fit : Fit
+        By those.
+    limits : ndarray of float64, shape (m,)
+        How far off each match may be, in px.
+    """
+
+    def __init__(
+        self,
+        matches: Matches,
+        picked: NDArray[np.bool_],
+        fit: Fit,
+        limits: NDArray[np.float64],
+    ) -> None:
+        self.picked = picked.copy()
+        self._matches, self._fit = matches, fit
+        first = fit.equations.component
+        self._count = int(first.max()) + 1
+        self._now = np.arange(self._count)  # what has become of each set that there was first
+        self._moves = np.zeros((self._count, 2))
+        self._index = np.arange(len(matches))
+        self._ends, self._limits = first[matches.ends], limits
+        self._gaps = misfits(matches.ends, fit.positions, matches.offsets)
+        self._drop_inner()
+
+    def grow(self, limits: NDArray[np.float64]) -> None:
+        """Tie sets that two or more matches agree on, each to be off by so much, in px."""
+        self._tie(*grow(self._ends, self._gaps, limits[self._index], self._count))
+
+    def tie_by_loops(self, longest: int, limits: NDArray[np.float64], spread: float) -> bool:
+        """Tie sets by loops of up to so many matches; tell whether there were any.
+
+        Wrong loops are open by up to `spread`, in px.
+        """
+        within = limits[self._index]
+        loops = find_loops(self._count, self._ends, self._gaps, within, longest)
+        sure = loops.surer_than_chance(spread, MOST_BY_CHANCE).surest_first(within)
+        if not len(sure):
+            return False
+        self._tie(*join(sure.members, self._ends, self._gaps, within, self._count))
+        self.grow(limits)
+        return True
+
+    def placed(self) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """Give the positions of the tiles, and the number of the set of each, the largest 0."""
+        positions = self._fit.positions + self._moves[self._fit.equations.component]
+        return positions, components(len(positions), self._matches.ends[self.picked])
+
+    def _tie(
+        self, taken: NDArray[np.bool_], root: NDArray[np.int64], shift: NDArray[np.float64]
+    ) -> None:
+        self.picked[self._index[taken]] = True
+        self._gaps = self._gaps - shift[self._ends[:, 1]] + shift[self._ends[:, 0]]
+        self._moves += shift[self._now]
+        kept, number = np.unique(root, return_inverse=True)
+        self._now, self._ends, self._count = number[self._now], number[self._ends], len(kept)
+        self._drop_inner()
+
+    def _drop_inner(self) -> None:
+        """Pick the matches within a set that fit; those within a set tie nothing any more."""
+        inner = self._ends[:, 0] == self._ends[:, 1]
+        fitting = inner & (lengths(self._gaps) <= self._limits)
+        self.picked[self._index[fitting]] = True
+        self._index, self._ends = self._index[~inner], self._ends[~inner]
+        self._gaps, self._limits = self._gaps[~inner], self._limits[~inner]
+
+
+def _tie_by_stage(
+    matches: Matches,
+    positions: NDArray[np.float64],
+    labels: NDArray[np.intp],
+    start: NDArray[np.float64],
+    limits: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Pick from the matches that no loop bears out those nearest to what the stage tells.
+
+    One that is farther from that than the stage is ever off is not picked.
+    """
+    stage = StagePrediction(start, positions, labels)
+    gaps = misfits(matches.ends, stage.placed(), matches.offsets)
+    size = lengths(gaps)
+    apart = np.ptp(labels[matches.ends], axis=1) != 0
+    likely = np.flatnonzero(apart & (size <= limits + OUTLIER_SCALES * stage.sd))
+    likely = likely[np.argsort(size[likely], kind="stable")]
+    taken, _, _ = join(
+        np.arange(len(likely))[:, None],
+        labels[matches.ends[likely]],
+        gaps[likely],
+        limits[likely],
+        int(labels.max()) + 1,
+    )
+    picked = np.zeros(len(matches), dtype=bool)
+    picked[likely[taken]] = True
+    return picked

@@ -1,0 +1,169 @@
+"""Weighted least squares on the graph of matches, and how sure it is of each tile.
+
+One sparse factorisation serves both: the positions, and the diagonal of the inverse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from numba import njit
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import splu
+
+
+class LeastSquares:
+    """The normal equations of a set of matches, factorised.
+
+    Matches tell differences only, so one tile of each set that hangs together is held by a spring
+    of its own; the answers do not depend on it.
+
+    Parameters
+    ----------
+    n_tiles : int
+    ends : ndarray of int, shape (m, 2)
+        Indices (a, b) of the tiles of each match.
+    weights : ndarray of float64, shape (m,)
+        1 / variance of each match, in any unit; positive.
+    """
+
+    def __init__(self, n_tiles: int, ends: NDArray[np.intp], weights: NDArray[np.float64]) -> None:
+        self.component = components(n_tiles, ends)
+        self._ends, self._weights = ends, weights
+        self._count = np.bincount(self.component)
+        diagonal = incident_sum(n_tiles, ends, weights)
+        held = np.unique(self.component, return_index=True)[1]
+        diagonal[held] += np.maximum(diagonal[held], 1.0)
+        tiles = np.arange(n_tiles)
+        normal = sp.coo_array(
+            (
+                np.concatenate([-weights, -weights, diagonal]),
+                (
+                    np.concatenate([ends[:, 0], ends[:, 1], tiles]),
+                    np.concatenate([ends[:, 1], ends[:, 0], tiles]),
+                ),
+            ),
+            shape=(n_tiles, n_tiles),
+        )
+        # The matrix is symmetric and positive definite, so its own diagonal is a safe pivot.
+        self._factors = splu(
+            normal.tocsc(),
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )
+
+    def solve(
+        self, start: NDArray[np.float64], targets: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Find the positions that fit the matches best.
+
+        Parameters
+        ----------
+        start : ndarray of float64, shape (n, 2)
+            Positions in px. Each set that hangs together keeps the mean of them.
+        targets : ndarray of float64, shape (m, 2)
+            Measured position of b minus that of a, in px.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, 2)
+        """
+        pull = self._weights[:, None] * misfits(self._ends, start, targets)
+        force = np.column_stack(
+            [
+                np.bincount(self._ends[:, 1], pull[:, axis], len(start))
+                - np.bincount(self._ends[:, 0], pull[:, axis], len(start))
+                for axis in (0, 1)
+            ]
+        )
+        moves = self._factors.solve(force)
+        return np.asarray(start + moves - self._means(moves)[self.component])
+
+    def variances(self) -> NDArray[np.float64]:
+        """Give the variance of each tile's place about the mean of its set.
+
+        The diagonal of the inverse comes from its factors without the rest of it (K. Takahashi et
+        al., 8th PICA Conf., 1973; A. M. Erisman and W. F. Tinney, Comm. ACM 18, 1975).
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            Of one axis, in the unit of 1 / weight; 0 for a tile alone.
+        """
+        lower = self._factors.L
+        lower.sort_indices()
+        pivots = self._factors.U.diagonal()
+        inverse = _inverse_diagonal(lower.indptr, lower.indices, lower.data, pivots)
+        inverse = inverse[self._factors.perm_c]
+        # What the spring adds goes with the mean: projected out on both sides.
+        ones = self._factors.solve(np.ones(len(inverse)))
+        means = self._means(ones[:, None])[:, 0]
+        return np.maximum(
+            inverse - (2 * ones - means[self.component]) / self._count[self.component], 0
+        )
+
+    def _means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Average values, one a tile, over each set."""
+        sums = [np.bincount(self.component, column) for column in values.T]
+        return np.column_stack(sums) / self._count[:, None]
+
+
+def misfits(
+    ends: NDArray[np.intp], positions: NDArray[np.float64], targets: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Tell how far each pair is from its match: measured minus present difference, (m, 2) px."""
+    return targets - (positions[ends[:, 1]] - positions[ends[:, 0]])
+
+
+def lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the lengths of vectors (k, 2)."""
+    return np.asarray(np.hypot(vectors[:, 0], vectors[:, 1]))
+
+
+def incident_sum(
+    n_tiles: int, ends: NDArray[np.intp], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sum values, one a match, over the matches of each tile."""
+    return np.asarray(np.bincount(ends.ravel(), np.repeat(values, 2), n_tiles), dtype=np.float64)
+
+
+def components(n_tiles: int, ends: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Give each tile the number of the set that it hangs together with, the largest being 0."""
+    graph = sp.coo_array((np.ones(len(ends)), ends.T), shape=(n_tiles, n_tiles))
+    count, labels = connected_components(graph, directed=False)
+    order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
+    rank = np.empty(count, dtype=np.intp)
+    rank[order] = np.arange(count)
+    return np.asarray(rank[labels])
+
+
+@njit(nogil=True, cache=True)
+def _inverse_diagonal(first, rows, lower, pivots):  # type: ignore[no-untyped-def]
+    """Give the diagonal of (L D Lᵀ)⁻¹ for a unit lower L in sorted columns and D = diag(pivots).
+
+    Columns from the last to the first, each from those before it, only where L is not zero.
+    """
+    n = len(pivots)
+    inverse = np.zeros(len(rows))
+    diagonal = np.empty(n)
+    place = np.full(n, -1)
+    for column in range(n - 1, -1, -1):
+        start, stop = first[column] + 1, first[column + 1]
+        for p in range(start, stop):
+            place[rows[p]] = p
+        for p in range(start, stop):
+            row = rows[p]
+            inverse[p] -= diagonal[row] * lower[p]
+            for q in range(first[row] + 1, first[row + 1]):
+                other = place[rows[q]]
+                if other >= 0:
+                    inverse[other] -= inverse[q] * lower[p]
+                    inverse[p] -= inverse[q] * lower[other]
+        value = 1 / pivots[column]
+        for p in range(start, stop):
+            value -= lower[p] * inverse[p]
+            place[rows[p]] = -1
+        diagonal[column] = value
+    return diagonal
