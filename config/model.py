@@ -158,6 +158,9 @@ class Montage(Section):
         description="none, once, row, or every n tiles"
     )
     retakes: Annotated[int, Field(ge=0, le=10)] = Field(description="of a tile that failed")
+    max_behind: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        description="tiles taken but not judged; beyond it the montage waits"
+    )
 
 
 class Log(Section):
