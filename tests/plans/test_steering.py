@@ -453,8 +453,9 @@ class Moments:
         ask = gate.failed
 
         def failed(raw_uid: str, timeout: float) -> list[int]:
-            self.asked.set()
-            wait_until(lambda: self.session.RE.state != "running", 30)
+            if not self.asked.is_set():
+                self.asked.set()
+                wait_until(lambda: self.session.RE.state != "running", 30)
             return ask(raw_uid, timeout)
 
         gate.failed = failed
