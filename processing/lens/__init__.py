@@ -1,0 +1,27 @@
+"""Lens correction: the model of a distortion, its fit to matches of tiles, and corrected frames.
+
+Tiles of a distorted lens do not fit each other however they are placed; corrected, they do.
+"""
+
+from processing.lens.fit import (
+    LensFit,
+    LensFitError,
+    LensLimits,
+    PairMatches,
+    PairResidual,
+    fit_lens,
+)
+from processing.lens.map import LensMap, lens_map
+from processing.lens.model import LensModel
+
+__all__ = [
+    "LensFit",
+    "LensFitError",
+    "LensLimits",
+    "LensMap",
+    "LensModel",
+    "PairMatches",
+    "PairResidual",
+    "fit_lens",
+    "lens_map",
+]

@@ -1,0 +1,326 @@
+"""What a lens does to a frame: a polynomial that takes distorted pixels to where they belong.
+
+Whatever moves, turns, scales or shears the whole frame is left out of it: a montage cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.polynomial.legendre import leg2poly, legvander
+from numpy.typing import ArrayLike, NDArray
+
+from processing.geometry import FrameGeometry
+
+CUBIC = 3
+MIN_DEGREE, MAX_DEGREE = 2, 7
+MIN_SIDE = 16  # px
+MAX_SHIFT = 0.25  # of the shorter side: no lens of a microscope that works does more
+GRID = 33  # places along each side at which a model is looked at as a whole
+MARGIN = 0.05  # beyond the frame, as a share of it, where its inverse must exist, too
+INVERSION_STEPS = 20
+INVERSION_PX = 1e-6
+
+
+@dataclass(frozen=True)
+class LensModel:
+    """The distortion of a lens, as a polynomial over the frame.
+
+    What shows at the distorted pixel ``p`` belongs at the corrected pixel ``p + shift(p)``, both
+    (row, column) in px of one frame. With v and u the row and the column from the middle of the
+    frame, each over half its side, so that both run from −1 to 1::
+
+        shift(p) = Σ coefficients[:, k] · P_i(v) · P_j(u),   (i, j) = terms(degree)[k]
+
+    P are Legendre polynomials, and 2 ≤ i + j ≤ degree. Over the frame they are orthogonal to the
+    terms left out, the constant and the linear ones, so the correction, taken over the whole frame,
+    neither moves nor turns, scales nor shears it.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        (height, width) of the frames that it holds for, in px.
+    coefficients : sequence of 2 sequences of float
+        For rows and columns, in px; as many as `terms` gives.
+    degree : int
+        Highest total degree, 2 to 7; 3 is a cubic.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a value has the wrong form or is not finite, if the shift is over a quarter of the
+        frame, or if the model folds the frame over itself, so that it has no inverse.
+
+    References
+    ----------
+    V. Kaynig, B. Fischer, E. Müller, J. M. Buhmann, "Fully automatic stitching and distortion
+    correction of transmission electron microscope images", J. Struct. Biol. 171, 163 (2010).
+
+    Examples
+    --------
+    >>> LensModel.none((2048, 2048)).to_corrected([10.0, 20.0])
+    array([10., 20.])
+    """
+
+    shape: tuple[int, int]
+    coefficients: tuple[tuple[float, ...], tuple[float, ...]]
+    degree: int = CUBIC
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _checked_shape(self.shape))
+        count = len(terms(self.degree))
+        given = np.asarray(self.coefficients, dtype=float)
+        if given.shape != (2, count):
+            raise ValueError(
+                f"coefficients have shape {given.shape}; degree {self.degree} needs (2, {count})"
+            )
+        if not np.isfinite(given).all():
+            raise ValueError("coefficients hold a number that is not finite")
+        rows, columns = (tuple(line) for line in given.tolist())
+        object.__setattr__(self, "coefficients", (rows, columns))
+        self._check_shifts()
+
+    @classmethod
+    def none(cls, shape: Sequence[int], degree: int = CUBIC) -> LensModel:
+        """Make the model of a lens without distortion."""
+        zeros = (0.0,) * len(terms(degree))
+        return cls((shape[0], shape[1]), (zeros, zeros), degree)
+
+    @classmethod
+    def from_shifts(
+        cls, places: ArrayLike, shifts: ArrayLike, shape: Sequence[int], degree: int = CUBIC
+    ) -> LensModel:
+        """Fit a model to known shifts, by least squares; their affine part is dropped.
+
+        Parameters
+        ----------
+        places, shifts : array_like, shape (n, 2)
+            Distorted pixels (row, column), and what to add to them to correct them, in px.
+        shape : (int, int)
+            (height, width) of the frames, in px.
+        degree : int
+
+        Returns
+        -------
+        LensModel
+        """
+        height_width = _checked_shape(shape)
+        at = np.asarray(places, dtype=float)
+        affine = np.column_stack([np.ones(len(at)), normalised(at, height_width)])
+        design = np.column_stack([affine, basis(at, height_width, degree)])
+        found = np.linalg.lstsq(design, np.asarray(shifts, dtype=float), rcond=None)[0]
+        return cls(height_width, tuple(map(tuple, found[affine.shape[1] :].T)), degree)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LensModel:
+        """Make a model of what `to_dict` gave.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a key is missing or unknown, or a value makes no model.
+        """
+        if not isinstance(data, Mapping):
+            raise TypeError(f"a lens model is a mapping, not {type(data).__name__}")
+        keys = {"shape", "degree", "coefficients"}
+        if set(data) != keys:
+            raise ValueError(
+                f"a lens model has the keys {', '.join(sorted(keys))}; "
+                f"there are {', '.join(sorted(map(str, data))) or 'none'}"
+            )
+        try:
+            return cls(data["shape"], data["coefficients"], data["degree"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"this is no lens model: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the model as plain data, as its file and the documents hold it."""
+        return {
+            "shape": list(self.shape),
+            "degree": self.degree,
+            "coefficients": [list(line) for line in self.coefficients],
+        }
+
+    def shift(self, places: ArrayLike) -> NDArray[np.float64]:
+        """Give what to add to distorted pixels to correct them.
+
+        Parameters
+        ----------
+        places : array_like, shape (..., 2)
+            (row, column) in px.
+
+        Returns
+        -------
+        ndarray of float64, shape (..., 2)
+            In px.
+        """
+        return basis(places, self.shape, self.degree) @ np.asarray(self.coefficients).T
+
+    def to_corrected(self, places: ArrayLike) -> NDArray[np.float64]:
+        """Find where distorted pixels belong.
+
+        Parameters
+        ----------
+        places : array_like, shape (..., 2)
+            (row, column) in px of the frame as it was taken.
+
+        Returns
+        -------
+        ndarray of float64, shape (..., 2)
+            (row, column) in px of the corrected frame.
+        """
+        return np.asarray(places, dtype=float) + self.shift(places)
+
+    def to_distorted(self, places: ArrayLike) -> NDArray[np.float64]:
+        """Find which distorted pixels belong at some places: `to_corrected` inverted.
+
+        Parameters
+        ----------
+        places : array_like, shape (..., 2)
+            (row, column) in px of the corrected frame, not far from it.
+
+        Returns
+        -------
+        ndarray of float64, shape (..., 2)
+            (row, column) in px of the frame as it was taken; exact to a millionth of a pixel.
+
+        Raises
+        ------
+        ValueError
+            If a place lies so far outside that nothing belongs there.
+        """
+        wanted = np.asarray(places, dtype=float)
+        found = wanted - self.shift(wanted)
+        for _ in range(INVERSION_STEPS):
+            error = self.to_corrected(found) - wanted
+            if not error.size or np.abs(error).max() < INVERSION_PX:
+                return found
+            found = found - np.linalg.solve(self._jacobian(found), error[..., None])[..., 0]
+        raise ValueError(
+            f"the correction of a frame of {self.shape} px puts nothing at some of these places; "
+            "they lie too far outside the frame"
+        )
+
+    @property
+    def powers(self) -> NDArray[np.float64]:
+        """Coefficients of ``v^i · u^j`` in place of Legendre's, shape (2, degree + 1, degree + 1).
+
+        For loops that evaluate a polynomial by themselves.
+        """
+        size = self.degree + 1
+        expanded = np.zeros((2, size, size))
+        for (i, j), pair in zip(terms(self.degree), np.transpose(self.coefficients), strict=True):
+            product = np.outer(_powers_of(i, size), _powers_of(j, size))
+            expanded += pair[:, None, None] * product
+        return expanded
+
+    @property
+    def largest_shift(self) -> float:
+        """The longest shift within the frame, in px."""
+        return float(np.linalg.norm(self.shift(grid_places(self.shape)), axis=-1).max())
+
+    def _jacobian(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Differentiate the corrected place by the distorted one, shape (..., 2, 2)."""
+        v, u = np.moveaxis(normalised(places, self.shape), -1, 0)
+        half = _half_sides(self.shape)
+        columns = []
+        for axis in (0, 1):
+            slope = np.polynomial.polynomial.polyder(self.powers, axis=axis + 1) / half[axis]
+            columns.append(
+                np.stack([np.polynomial.polynomial.polyval2d(v, u, one) for one in slope], -1)
+            )
+        return np.eye(2) + np.stack(columns, axis=-1)
+
+    def _check_shifts(self) -> None:
+        places = grid_places(self.shape, MARGIN)
+        largest = self.largest_shift
+        if largest > MAX_SHIFT * min(self.shape):
+            raise ValueError(
+                f"the model shifts pixels by up to {largest:.4g} px in frames of {self.shape} px; "
+                f"at most {MAX_SHIFT:.0%} of the shorter side is believed"
+            )
+        if not (np.linalg.det(self._jacobian(places)) > 0).all():
+            raise ValueError(
+                f"the model folds frames of {self.shape} px over themselves; it has no inverse"
+            )
+
+
+def terms(degree: int) -> tuple[tuple[int, int], ...]:
+    """Give the degrees (along rows, along columns) of each term of a model.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the degree is not a whole number from 2 to 7.
+
+    Examples
+    --------
+    >>> terms(2)
+    ((2, 0), (1, 1), (0, 2))
+    """
+    if isinstance(degree, bool) or not isinstance(degree, int | np.integer):
+        raise TypeError(f"degree is {degree!r}; it must be a whole number")
+    if not MIN_DEGREE <= degree <= MAX_DEGREE:
+        raise ValueError(
+            f"degree is {degree}; it must lie between {MIN_DEGREE} and {MAX_DEGREE}: "
+            "3, a cubic, is what lenses of a microscope need"
+        )
+    return tuple((total - j, j) for total in range(2, degree + 1) for j in range(total + 1))
+
+
+def basis(places: ArrayLike, shape: tuple[int, int], degree: int) -> NDArray[np.float64]:
+    """Evaluate the terms of a model at some places.
+
+    Parameters
+    ----------
+    places : array_like, shape (..., 2)
+        (row, column) in px.
+    shape : (int, int)
+        (height, width) of the frame, in px.
+    degree : int
+
+    Returns
+    -------
+    ndarray of float64, shape (..., n)
+        One value a term, in the order of `terms`.
+    """
+    v, u = np.moveaxis(normalised(places, shape), -1, 0)
+    rows, columns = np.transpose(terms(degree))
+    return np.asarray(legvander(v, degree)[..., rows] * legvander(u, degree)[..., columns])
+
+
+def normalised(places: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Give places as (v, u): from the middle of the frame, over half its sides."""
+    from_middle = np.asarray(places, dtype=float) - FrameGeometry.middle(shape)
+    return np.asarray(from_middle / _half_sides(shape))
+
+
+def grid_places(
+    shape: tuple[int, int], beyond: float = 0.0, count: int = GRID
+) -> NDArray[np.float64]:
+    """Give places on a grid over a frame, and a share of it beyond, shape (count, count, 2)."""
+    lines = [np.linspace(-beyond * side, (1 + beyond) * side - 1, count) for side in shape]
+    return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
+
+
+def _half_sides(shape: tuple[int, int]) -> NDArray[np.float64]:
+    return np.asarray(shape) / 2
+
+
+def _powers_of(order: int, size: int) -> NDArray[np.float64]:
+    """Write a Legendre polynomial as powers, padded to a length."""
+    powers = leg2poly([0.0] * order + [1.0])
+    return np.pad(powers, (0, size - len(powers)))
+
+
+def _checked_shape(shape: Any) -> tuple[int, int]:
+    sides = np.asarray(shape)
+    whole = sides.shape == (2,) and sides.dtype.kind in "iu"
+    if not whole or sides.min() < MIN_SIDE:
+        raise ValueError(
+            f"shape is {shape!r}; it must be (height, width) in whole px, {MIN_SIDE} or more"
+        )
+    return int(sides[0]), int(sides[1])

@@ -1,0 +1,91 @@
+"""Known lenses, and matches of tiles taken through them: what lens models are judged by."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processing.lens import LensModel, PairMatches
+from processing.lens.model import grid_places, terms
+
+STAGE_ERROR = 100.0  # px, standard deviation
+
+
+def some_lens(shape: tuple[int, int], largest: float, seed: int = 0, degree: int = 3) -> LensModel:
+    """Make a lens with random terms, the longest shift of which is `largest` px."""
+    rng = np.random.default_rng(seed)
+    orders = np.sum(terms(degree), axis=1)
+    coefficients = rng.normal(size=(2, len(orders))) / orders
+    unit = LensModel(shape, as_lines(coefficients * 0.01 * min(shape)), degree)
+    return LensModel(shape, as_lines(unit.coefficients, largest / unit.largest_shift), degree)
+
+
+def as_lines(
+    coefficients: object, factor: float = 1.0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    rows, columns = (np.asarray(coefficients) * factor).tolist()
+    return tuple(rows), tuple(columns)
+
+
+def barrel(shape: tuple[int, int], corner: float) -> LensModel:
+    """Make the classical radial lens: `corner` px at the corner before its scale is taken off."""
+    places = grid_places(shape).reshape(-1, 2)
+    middle = (np.asarray(shape) - 1) / 2
+    out = (places - middle) / np.linalg.norm(middle)
+    return LensModel.from_shifts(places, -corner * out * (out**2).sum(axis=1, keepdims=True), shape)
+
+
+def positions(
+    shape: tuple[int, int], rows: int = 3, columns: int = 3, overlap: float = 0.6, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """Place tiles on a grid, with errors as a stage makes them, in px."""
+    rng = np.random.default_rng((seed, 7))
+    pitch = np.asarray(shape) * (1 - overlap)
+    error = STAGE_ERROR * min(shape) / 2048
+    return {
+        f"tile-{row}-{column}": pitch * (row, column) + rng.normal(0, error, 2)
+        for row in range(rows)
+        for column in range(columns)
+    }
+
+
+def matches(
+    lens: LensModel,
+    places: dict[str, NDArray[np.float64]],
+    *,
+    per_pair: int = 60,
+    noise: float = 0.5,
+    outliers: float = 0.0,
+    seed: int = 0,
+) -> list[PairMatches]:
+    """Make the matches of all pairs that overlap.
+
+    `noise` is the RMS length of the error of a match, in px; a share of the matches are `outliers`,
+    anywhere in the two tiles, and not marked.
+    """
+    rng = np.random.default_rng((seed, 11))
+    found = []
+    shape = np.asarray(lens.shape)
+    for a, b in combinations(places, 2):
+        p = rng.uniform(0, shape - 1, (4 * per_pair, 2))
+        corrected = lens.to_corrected(p) + places[a] - places[b]
+        near = ((corrected > -0.04 * shape) & (corrected < 1.04 * shape)).all(axis=1)
+        p, q = p[near], lens.to_distorted(corrected[near])
+        seen = ((q >= 0) & (q <= shape - 1)).all(axis=1)
+        p, q = p[seen][:per_pair], q[seen][:per_pair]
+        if len(p) < 5:
+            continue
+        q = np.clip(q + rng.normal(0, noise / np.sqrt(2), q.shape), 0, shape - 1)
+        wrong = rng.random(len(q)) < outliers
+        q[wrong] = rng.uniform(0, shape - 1, (int(wrong.sum()), 2))
+        found.append(PairMatches(a, b, p, q, np.ones(len(p))))
+    return found
+
+
+def error(found: LensModel, truth: LensModel) -> float:
+    """RMS distance between two corrections over the frame, in px; neither holds an affine part."""
+    places = grid_places(truth.shape, count=65)
+    apart = found.shift(places) - truth.shift(places)
+    return float(np.sqrt((apart**2).sum(axis=-1).mean()))
