@@ -31,6 +31,9 @@ BUILT_IN: Mapping[str, str] = {
     "focus": "processing.steps:Focus",
     "match": "processing.steps:Edges",
     "pyramid": "processing.steps:Pyramid",
+    "equalise": "processing.steps:Equalise",
+    "preview": "processing.steps:preview",
+    "mini": "processing.steps:mini",
 }
 
 
@@ -132,7 +135,7 @@ class TileState:
         What was made to be published, by name.
     edges : dict
         What matching needs, for each of the sides in `widths`.
-    counts : ndarray of int64, shape (65536,), or None
+    counts : ndarray of uint32, shape (65536,), or None
         Pixels of each value in the flat-fielded image.
     equalised : ndarray of uint8 or None
         The tile at half its resolution as it is best shown.
@@ -149,7 +152,7 @@ class TileState:
     figures: dict[str, float | bool] = field(default_factory=dict)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     edges: dict[Side, MatchTile] = field(default_factory=dict)
-    counts: NDArray[np.int64] | None = None
+    counts: NDArray[np.uint32] | None = None
     equalised: NDArray[np.uint8] | None = None
     buffers: Buffers = field(default_factory=thread_buffers, repr=False)
 

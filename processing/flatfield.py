@@ -12,9 +12,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from processing.statistics import count_line
+
 BAD_SIGMAS = 8.0  # robust standard deviations from its neighbourhood at which a pixel is bad
 MAX_RESPONSE_ERROR = 0.25  # and the least departure of its response, as a fraction, that is bad
 MAX_BAD_FRACTION = 0.05  # more bad pixels than this mean wrong frames, not a bad camera
+PART = 32768  # px that are corrected before they are counted: they fit into a core's cache
 MAX_REACH = 5  # how far round a bad pixel good neighbours are looked for, in px
 
 
@@ -129,6 +132,7 @@ def flat_field(
     frame: NDArray[np.unsignedinteger],
     references: References,
     out: NDArray[np.uint16] | None = None,
+    counts: NDArray[np.uint32] | None = None,
 ) -> NDArray[np.uint16]:
     """Correct a frame: ``(frame − dark) · gain``, rounded and clipped, bad pixels replaced.
 
@@ -139,6 +143,9 @@ def flat_field(
     references : References
     out : ndarray of uint16, shape (height, width), optional
         Where to put the result; it may be `frame` itself.
+    counts : ndarray of uint32, shape (65536,), optional
+        Where to put how many pixels of each value the result has, which costs less here than
+        in a pass of its own.
 
     Returns
     -------
@@ -165,9 +172,12 @@ def flat_field(
         raise TypeError(f"out is {out.dtype}; it must be a C-contiguous uint16 array")
     elif out.shape != references.shape:
         raise ValueError(f"out is {out.shape} px; it must be {references.shape}")
-    _correct(np.ascontiguousarray(frame), references.dark, references.gain, out)
-    if len(references.bad_places):
-        _replace(out, references.bad, references.bad_places)
+    tables = np.zeros((2, 0 if counts is None else 65536), np.uint32)
+    raw = np.ascontiguousarray(frame).ravel()
+    _correct(raw, references.dark.ravel(), references.gain.ravel(), out.ravel(), tables)
+    _replace(out, references.bad, references.bad_places, tables[0])
+    if counts is not None:
+        np.add(tables[0], tables[1], out=counts)
     return out
 
 
@@ -194,19 +204,26 @@ def _outliers(deviation: NDArray[np.floating], least: float) -> NDArray[np.bool_
     return np.asarray(size > max(BAD_SIGMAS * sigma, least))
 
 
+@njit(nogil=True, cache=True)
+def _correct(frame, dark, gain, out, tables):  # type: ignore[no-untyped-def]
+    """Correct and count, part by part: each is still in the cache when it is counted."""
+    for begin in range(0, len(out), PART):
+        part = slice(begin, begin + PART)
+        _correct_line(frame[part], dark[part], gain[part], out[part])
+        if tables.shape[1]:
+            count_line(out[part], tables[0], tables[1])
+
+
 @njit(nogil=True, cache=True, fastmath=True)
-def _correct(frame, dark, gain, out):  # type: ignore[no-untyped-def]
-    rows, columns = frame.shape
+def _correct_line(frame, dark, gain, out):  # type: ignore[no-untyped-def]
     half, low, high = np.float32(0.5), np.float32(0), np.float32(65535)
-    for row in range(rows):
-        for column in range(columns):
-            level = np.float32(frame[row, column]) - dark[row, column]
-            value = level * gain[row, column] + half
-            out[row, column] = np.uint16(min(max(value, low), high))
+    for i in range(len(out)):
+        value = (np.float32(frame[i]) - dark[i]) * gain[i] + half
+        out[i] = np.uint16(np.int32(min(max(value, low), high)))
 
 
 @njit(nogil=True, cache=True)
-def _replace(image, bad, places):  # type: ignore[no-untyped-def]
+def _replace(image, bad, places, counts):  # type: ignore[no-untyped-def]
     """Put the median of the nearest good neighbours into each bad pixel."""
     rows, columns = image.shape
     found = np.empty((2 * MAX_REACH + 1) ** 2, image.dtype)
@@ -220,5 +237,9 @@ def _replace(image, bad, places):  # type: ignore[no-untyped-def]
                         found[n] = image[r, c]
                         n += 1
             if n >= 3:
-                image[row, column] = np.uint16(np.median(found[:n]) + 0.5)
+                value = np.uint16(np.median(found[:n]) + 0.5)
+                if len(counts):
+                    counts[image[row, column]] -= np.uint32(1)
+                    counts[value] += np.uint32(1)
+                image[row, column] = value
                 break

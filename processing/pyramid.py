@@ -1,6 +1,6 @@
-"""Pyramid: copies of an image, each half as high and wide as the one before.
+"""Reduced copies of an image: a pyramid of halves, and pictures of any smaller scale.
 
-Means of 2 × 2 pixels, so that noise falls and nothing shifts; a viewer reads what its screen shows.
+Means over the area that each pixel covers, so that noise falls, nothing shifts and nothing aliases.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-def level_specs(shape: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    """Give the shapes of the levels after the first image, rounded down, in px."""
+def level_shapes(shape: tuple[int, int], levels: int) -> list[tuple[int, int]]:
+    """Give the shapes of the levels after the first image, each half the one before, in px.
+
+    Sides are rounded down, and 1 at least.
+    """
     return [
         (max(1, shape[0] >> number), max(1, shape[1] >> number)) for number in range(1, levels + 1)
     ]
@@ -26,19 +29,52 @@ def pyramid(image: NDArray[np.uint16], levels: Sequence[NDArray[np.uint16]]) -> 
     ----------
     image : ndarray of uint16, shape (height, width)
     levels : sequence of ndarray of uint16
-        Of the shapes that `level_specs` gives.
+        Of the shapes that `level_shapes` gives.
 
     Raises
     ------
     ValueError
-        If a level is not half the one before, rounded down.
+        If a level is not half the one before, rounded down, or nothing is left of it.
     """
     for level in levels:
         expected = image.shape[0] // 2, image.shape[1] // 2
-        if level.shape != expected:
-            raise ValueError(f"a level has shape {level.shape}; it must be {expected}")
+        if level.shape != expected or not min(expected):
+            raise ValueError(
+                f"a level has shape {level.shape} and the one before {image.shape}; "
+                "it must be half as high and wide, and not empty"
+            )
         _halve(image, level)
         image = level
+
+
+def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Give the shape of a picture at a scale, rounded, 1 px at least."""
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def reduce_to(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Reduce an image to any smaller shape, by the rounded mean over what each pixel covers.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (height, width)
+    out : ndarray of uint8
+        Where to put the result; not larger than the image along either axis.
+
+    Returns
+    -------
+    ndarray of uint8
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If `out` is larger than the image.
+    """
+    if out.shape[0] > image.shape[0] or out.shape[1] > image.shape[1]:
+        raise ValueError(f"an image of {image.shape} px cannot be reduced to {out.shape}")
+    _reduce(image, out)
+    return out
 
 
 @njit(nogil=True, cache=True)
@@ -49,3 +85,26 @@ def _halve(image, half):  # type: ignore[no-untyped-def]
             total = np.uint32(upper[2 * column]) + np.uint32(upper[2 * column + 1])
             total += np.uint32(lower[2 * column]) + np.uint32(lower[2 * column + 1])
             out[column] = np.uint16((total + np.uint32(2)) >> np.uint32(2))
+
+
+@njit(nogil=True, cache=True)
+def _reduce(image, out):  # type: ignore[no-untyped-def]
+    down, across = image.shape[0] / out.shape[0], image.shape[1] / out.shape[1]
+    line = np.empty(image.shape[1], np.float32)
+    for row in range(out.shape[0]):
+        begin, end = row * down, (row + 1) * down
+        line[:] = 0
+        for r in range(int(begin), min(int(np.ceil(end)), image.shape[0])):
+            _add(image[r], np.float32(min(r + 1, end) - max(r, begin)), line)
+        for column in range(out.shape[1]):
+            left, right = column * across, (column + 1) * across
+            total = np.float32(0)
+            for c in range(int(left), min(int(np.ceil(right)), len(line))):
+                total += line[c] * np.float32(min(c + 1, right) - max(c, left))
+            out[row, column] = np.uint8(total / np.float32(down * across) + np.float32(0.5))
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _add(row, weight, line):  # type: ignore[no-untyped-def]
+    for column in range(len(line)):
+        line[column] += weight * np.float32(row[column])

@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 HISTOGRAM_BINS = 256
+VALUES = 65536  # that a pixel of 16 bits can have
 MAX_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 
 
@@ -89,12 +90,12 @@ def tile_statistics(
     return statistics_of_counts(counts, bits)
 
 
-def statistics_of_counts(counts: NDArray[np.int64], bit_depth: int) -> TileStatistics:
+def statistics_of_counts(counts: NDArray[np.integer], bit_depth: int) -> TileStatistics:
     """Give the figures of a frame from the number of its pixels of each value.
 
     Parameters
     ----------
-    counts : ndarray of int64, shape (256,) or (65536,)
+    counts : ndarray of integer, shape (256,) or (65536,)
         As `value_counts` gives them.
     bit_depth : int
         Bits that the camera fills, 8 or more.
@@ -149,13 +150,12 @@ def value_counts(frame: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
         raise TypeError(f"frame is {frame.dtype}; it must be uint8 or uint16")
     if frame.ndim != 2 or frame.size == 0:
         raise ValueError(f"frame has shape {frame.shape}; it must be (height, width), not empty")
-    # Two tables, so that runs of equal pixels do not wait for their own last increment.
     tables = np.zeros((2, 2 ** MAX_BITS[frame.dtype]), np.uint32)
     _count(np.ascontiguousarray(frame), tables)
     return tables.sum(axis=0, dtype=np.int64)
 
 
-def percentiles(counts: NDArray[np.int64], percents: tuple[float, ...]) -> tuple[float, ...]:
+def percentiles(counts: NDArray[np.integer], percents: tuple[float, ...]) -> tuple[float, ...]:
     """Find percentiles from the number of pixels of each value.
 
     Parameters
@@ -175,13 +175,58 @@ def percentiles(counts: NDArray[np.int64], percents: tuple[float, ...]) -> tuple
     return tuple(np.searchsorted(cumulative, ranks, side="left").astype(float).tolist())
 
 
+def count_extremes(frame: NDArray[np.unsignedinteger], top: int) -> tuple[int, int]:
+    """Count the pixels that tell nothing.
+
+    Parameters
+    ----------
+    frame : ndarray of uint8 or uint16, shape (height, width)
+        Raw counts.
+    top : int
+        The least value that is saturated.
+
+    Returns
+    -------
+    (int, int)
+        Pixels at `top` or above, and pixels at 0.
+    """
+    saturated, dead = _count_extremes(frame, frame.dtype.type(top))
+    return int(saturated), int(dead)
+
+
+@njit(nogil=True, cache=True)
+def count_line(line, first, second):  # type: ignore[no-untyped-def]
+    """Count the values of a line of pixels, in two tables that are to be added.
+
+    With one, runs of equal pixels would wait for their own last increment.
+    """
+    for column in range(0, len(line) - 1, 2):
+        first[line[column]] += np.uint32(1)
+        second[line[column + 1]] += np.uint32(1)
+    if len(line) % 2:
+        first[line[-1]] += np.uint32(1)
+
+
 @njit(nogil=True, cache=True)
 def _count(frame, tables):  # type: ignore[no-untyped-def]
-    rows, columns = frame.shape
-    first, second = tables[0], tables[1]
-    for row in range(rows):
-        for column in range(0, columns - 1, 2):
-            first[frame[row, column]] += 1
-            second[frame[row, column + 1]] += 1
-        if columns % 2:
-            first[frame[row, columns - 1]] += 1
+    for row in range(len(frame)):
+        count_line(frame[row], tables[0], tables[1])
+
+
+@njit(nogil=True, cache=True)
+def _count_extremes(frame, top):  # type: ignore[no-untyped-def]
+    saturated = dead = 0
+    for row in range(len(frame)):
+        high, low = _line_extremes(frame[row], top)
+        saturated += high
+        dead += low
+    return saturated, dead
+
+
+@njit(nogil=True, cache=True)
+def _line_extremes(line, top):  # type: ignore[no-untyped-def]
+    high = low = np.uint32(0)
+    for column in range(len(line)):
+        high += np.uint32(line[column] >= top)
+        low += np.uint32(line[column] == 0)
+    return high, low

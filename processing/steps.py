@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from processing.chain import ArraySpec, Figure, Step, TileState
+from processing.equalise import CLIP, GRID, equalise, grey_levels
 from processing.flatfield import flat_field
 from processing.focus import focus_score
 from processing.geometry import FrameGeometry
-from processing.matching import prepare
-from processing.pyramid import level_specs, pyramid
-from processing.statistics import HISTOGRAM_BINS, MAX_BITS, statistics_of_counts, value_counts
+from processing.matching import prepare_edges
+from processing.pyramid import level_shapes, pyramid, reduce_to, scaled_shape
+from processing.statistics import (
+    HISTOGRAM_BINS,
+    MAX_BITS,
+    VALUES,
+    count_extremes,
+    statistics_of_counts,
+    value_counts,
+)
 
 DARK = 0.1  # pixels below so much of the tile's 99th percentile are dark: no specimen is
 
@@ -68,13 +77,14 @@ class FlatField(Step):
         tile.figures["reference_stale"] = tile.reference_age > self.max_age
         if tile.references is not None:
             out = tile.buffers.get("flat", tile.raw.shape, np.uint16)
-            tile.image = flat_field(tile.raw, tile.references, out)
+            tile.counts = tile.buffers.get("counts", (VALUES,), np.uint32)
+            tile.image = flat_field(tile.raw, tile.references, out, tile.counts)
 
 
 class Statistics(Step):
     """Measure the pixel values.
 
-    Saturated pixels are counted in the raw frame, all else in the flat-fielded one.
+    Saturated and dead pixels are counted in the raw frame, all else in the flat-fielded one.
 
     Parameters
     ----------
@@ -87,6 +97,7 @@ class Statistics(Step):
         **dict.fromkeys(("mean", "std"), Figure("counts", 1)),
         **dict.fromkeys(("minimum", "maximum", "p01", "p50", "p99"), Figure("counts", 0)),
         "saturated": Figure(precision=5),
+        "dead": Figure(precision=5),
         "dark": Figure(precision=5),
     }
 
@@ -102,10 +113,10 @@ class Statistics(Step):
     def __call__(self, tile: TileState) -> None:
         """Count and measure."""
         if tile.counts is None:
-            tile.counts = value_counts(tile.image)
+            tile.counts = value_counts(tile.image).astype(np.uint32)
         bits = self.bit_depth or MAX_BITS[tile.raw.dtype]
         found = statistics_of_counts(tile.counts, bits)
-        saturated = np.count_nonzero(tile.raw >= 2**bits - 1)
+        saturated, dead = count_extremes(tile.raw, 2**bits - 1)
         dark = tile.counts[: int(np.ceil(DARK * found.p99))].sum()
         tile.figures |= {
             "mean": found.mean,
@@ -115,7 +126,8 @@ class Statistics(Step):
             "p01": found.p01,
             "p50": found.p50,
             "p99": found.p99,
-            "saturated": float(saturated) / tile.raw.size,
+            "saturated": saturated / tile.raw.size,
+            "dead": dead / tile.raw.size,
             "dark": float(dark) / tile.raw.size,
         }
         tile.arrays["histogram"] = found.histogram.astype(np.uint32)
@@ -163,8 +175,7 @@ class Edges(Step):
 
     def __call__(self, tile: TileState) -> None:
         """Prepare the edges."""
-        whole = prepare(tile.image)
-        tile.edges |= {side: whole.edge(side, width) for side, width in tile.widths.items()}
+        tile.edges |= prepare_edges(tile.image, tile.widths)
 
 
 class Pyramid(Step):
@@ -185,7 +196,7 @@ class Pyramid(Step):
         """Give ``level_1``, ``level_2`` and so on."""
         return {
             f"level_{number}": ArraySpec(size, "<u2")
-            for number, size in enumerate(level_specs(shape, self.levels), start=1)
+            for number, size in enumerate(level_shapes(shape, self.levels), start=1)
         }
 
     def __call__(self, tile: TileState) -> None:
@@ -197,3 +208,70 @@ class Pyramid(Step):
         }
         pyramid(tile.image, list(out.values()))
         tile.arrays |= out
+
+
+class Equalise(Step):
+    """Make the picture that is shown: half as high and wide, in 256 levels, evenly contrasted.
+
+    Every picture of a tile is far smaller, and at half the resolution it costs a quarter.
+
+    Parameters
+    ----------
+    clip : float
+        How much contrast is raised at most.
+    grid : int
+        Regions along each axis that are equalised on their own.
+    """
+
+    needs = ("p01", "p99", "level_1")
+    makes = ("equalised",)
+
+    def __init__(self, clip: float = CLIP, grid: int = GRID) -> None:
+        if not (clip > 0 and grid >= 1):
+            raise ValueError(f"clip is {clip} and grid {grid}; both must be positive")
+        self.clip, self.grid = clip, grid
+
+    def __call__(self, tile: TileState) -> None:
+        """Scale and equalise."""
+        level = tile.arrays["level_1"]
+        low, high = tile.figures["p01"], tile.figures["p99"]
+        # Room for what is darker and brighter than nearly all; equalising closes what stays empty.
+        margin = max((high - low) / 4, 1.0)
+        out = tile.buffers.get("equalised", level.shape, np.uint8)
+        grey_levels(level, low - margin, high + margin, out)
+        tile.equalised = equalise(out, self.clip, self.grid, out)
+
+
+class Picture(Step):
+    """Make a small picture for overviews.
+
+    Parameters
+    ----------
+    name : str
+        Of the array.
+    scale : float
+        Relative to the tile.
+    """
+
+    needs = ("equalised",)
+
+    def __init__(self, name: str, scale: float) -> None:
+        if not 0 < scale <= 0.5:
+            raise ValueError(f"scale is {scale}; it must lie between 0 and 0.5")
+        self.name, self.scale = name, scale
+
+    def arrays(self, shape: tuple[int, int]) -> Mapping[str, ArraySpec]:
+        """Give the picture."""
+        return {self.name: ArraySpec(scaled_shape(shape, self.scale), "|u1")}
+
+    def __call__(self, tile: TileState) -> None:
+        """Reduce what is shown."""
+        if tile.equalised is None:
+            raise ValueError(f"{self.name} needs the equalised tile")
+        spec = self.arrays((tile.image.shape[0], tile.image.shape[1]))[self.name]
+        out = tile.buffers.get(self.name, spec.shape, spec.dtype)
+        tile.arrays[self.name] = reduce_to(tile.equalised, out)
+
+
+preview = partial(Picture, "preview", scale=0.10)
+mini = partial(Picture, "mini", scale=0.03)
