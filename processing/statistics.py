@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 HISTOGRAM_BINS = 256
+RUN = 32768  # pixels at most that a counter of 16 bits counts
 VALUES = 65536  # that a pixel of 16 bits can have
 MAX_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 
@@ -217,16 +218,17 @@ def _count(frame, tables):  # type: ignore[no-untyped-def]
 def _count_extremes(frame, top):  # type: ignore[no-untyped-def]
     saturated = dead = 0
     for row in range(len(frame)):
-        high, low = _line_extremes(frame[row], top)
-        saturated += high
-        dead += low
+        for begin in range(0, frame.shape[1], RUN):
+            high, low = _run_extremes(frame[row, begin : begin + RUN], top)
+            saturated += high
+            dead += low
     return saturated, dead
 
 
 @njit(nogil=True, cache=True)
-def _line_extremes(line, top):  # type: ignore[no-untyped-def]
-    high = low = np.uint32(0)
-    for column in range(len(line)):
-        high += np.uint32(line[column] >= top)
-        low += np.uint32(line[column] == 0)
+def _run_extremes(run, top):  # type: ignore[no-untyped-def]
+    high = low = np.uint16(0)  # as wide as a pixel, so that vectors need not be widened
+    for i in range(len(run)):
+        high = np.uint16(high + np.uint16(run[i] >= top))
+        low = np.uint16(low + np.uint16(run[i] == 0))
     return high, low
