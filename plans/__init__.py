@@ -5,6 +5,7 @@ They reach devices through messages only, and leave the microscope safe whatever
 
 from plans.focus import Focus, FocusError, FocusSeries, autofocus, focus_series
 from plans.gate import Advice, QualityGate
+from plans.lens_correction import lens_correction
 from plans.montage import MontageResult, montage
 from plans.reference_frames import brightfield, darkfield
 from plans.safety import make_safe
@@ -24,6 +25,7 @@ __all__ = [
     "brightfield",
     "darkfield",
     "focus_series",
+    "lens_correction",
     "make_safe",
     "montage",
     "snap",

@@ -18,6 +18,9 @@ MAX_SETTLE = 60.0
 MAX_RETAKES = 10
 """How often one tile may be taken again."""
 
+MAX_PLACE = 1e6
+"""Farthest place on any stage, in µm."""
+
 MAX_BEHIND = 100_000
 """How many tiles may wait to be judged."""
 
@@ -75,6 +78,27 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
     return str(value)
+
+
+def place(name: str, value: Any) -> tuple[float, float]:
+    """Give a place on the stage, (x, y) in µm.
+
+    Raises
+    ------
+    TypeError
+        If it is not a pair of numbers.
+    ValueError
+        If one is not finite.
+    """
+    try:
+        x, y = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}; it must be a pair (x, y) in µm") from None
+    # The limits of the stage itself are checked where all tiles are known.
+    return (
+        number(f"x of {name}", x, -MAX_PLACE, MAX_PLACE, "µm"),
+        number(f"y of {name}", y, -MAX_PLACE, MAX_PLACE, "µm"),
+    )
 
 
 def text(name: str, value: Any) -> str | None:
@@ -234,18 +258,18 @@ def reach(name: str, values: Sequence[float], axis: Any) -> None:
         )
 
 
-def grid_in_reach(grid: Grid, stage: Any) -> None:
+def grid_in_reach(grid: Grid, stage: Any, name: str = "roi") -> None:
     """Check that the stage can go to the middle of every tile.
 
     Raises
     ------
     ValueError
-        If it cannot, or if there is no tile.
+        If it cannot, or if there is no tile; the message names the argument that says where.
     """
     if not grid.tiles:
-        raise ValueError("roi touches no tile; take a larger one")
-    reach("roi", [tile.x for tile in grid.tiles], stage.x)
-    reach("roi", [tile.y for tile in grid.tiles], stage.y)
+        raise ValueError(f"{name} touches no tile; take a larger one")
+    reach(name, [tile.x for tile in grid.tiles], stage.x)
+    reach(name, [tile.y for tile in grid.tiles], stage.y)
 
 
 def _unit(unit: str) -> str:

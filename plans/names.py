@@ -13,6 +13,7 @@ FOCUS_SERIES: Final = "focus_series"
 AUTOFOCUS: Final = "autofocus"
 BRIGHTFIELD: Final = "brightfield"
 DARKFIELD: Final = "darkfield"
+LENS_CORRECTION: Final = "lens_correction"
 
 PRIMARY: Final = "primary"
 """Stream of what a plan is for: one event a tile, or a frame."""

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from plans import autofocus, brightfield, darkfield, focus_series, montage, snap
+from plans import (
+    autofocus,
+    brightfield,
+    darkfield,
+    focus_series,
+    lens_correction,
+    montage,
+    snap,
+)
 from tests.devices.lab import Lab, Session
 
 ROI = {"centre": (0, 0), "width": 1, "height": 1}
@@ -119,6 +127,23 @@ BRIGHTFIELD = [
 
 DARKFIELD = [EXPOSURE, SAMPLE, ({"frames": 1001}, ValueError, "frames is 1001; it must lie bet")]
 
+LENS_CORRECTION = [
+    EXPOSURE,
+    SAMPLE,
+    ({"centre": 3}, TypeError, r"centre is 3; it must be a pair \(x, y\) in µm"),
+    ({"centre": (0, "far")}, TypeError, "y of centre is 'far'; it must be a number"),
+    (
+        {"centre": (999.9, 0)},
+        ValueError,
+        r"centre needs stage_x from 999[.]\d* to 1000[.]\d* um; it goes from -1000 to 1000 um",
+    ),
+    ({"overlap": 10}, ValueError, "overlap is 10 %; it must lie between 20 and 80 %"),
+    ({"side": 1}, ValueError, "side is 1; it must lie between 2 and 9"),
+    ({"settle": -1}, ValueError, "settle is -1 s; it must lie between 0 and 60 s"),
+    ({"retries": 1.5}, TypeError, "retries is 1.5; it must be a whole number"),
+    ({"references": {"lens": "uid"}}, ValueError, "tiles that a lens is fitted to are not corr"),
+]
+
 SNAP = [EXPOSURE, SAMPLE, ({"stage": 3}, TypeError, "stage is 3, which has no x, y; it must be")]
 
 
@@ -130,6 +155,7 @@ def cases() -> list[Any]:
         autofocus: (AUTOFOCUS, "camera scope"),
         brightfield: (BRIGHTFIELD, "camera stage scope"),
         darkfield: (DARKFIELD, "camera scope"),
+        lens_correction: (LENS_CORRECTION, "camera stage scope centre"),
     }
     found = []
     for plan, (bad, names) in plans.items():
@@ -148,6 +174,7 @@ def test_a_bad_argument_is_refused_before_anything_is_done(  # noqa: PLR0917
     messages = []
     session.RE.msg_hook = messages.append
     known = {"camera": lab.camera, "stage": lab.stage, "scope": lab.scope, "roi": ROI}
+    known["centre"] = (0.0, 0.0)
     arguments = {name: known[name] for name in names} | bad
     positional = [arguments.pop(name) for name in names]
     with pytest.raises(error) as caught:
