@@ -12,13 +12,14 @@ from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from processing.flatfield import References
 from processing.geometry import FrameGeometry
+from processing.lens import LensMap
 from processing.matching import MatchTile, Side
 
 ENTRY_POINTS = "temline.steps"
@@ -27,8 +28,9 @@ BUILT_IN: Mapping[str, str] = {
     "flip": "processing.steps:Flip",
     "flat_field": "processing.steps:FlatField",
     "statistics": "processing.steps:Statistics",
-    "lens": "processing.steps:Lens",
     "focus": "processing.steps:Focus",
+    "light": "processing.steps:Light",
+    "lens": "processing.steps:Lens",
     "match": "processing.steps:Edges",
     "pyramid": "processing.steps:Pyramid",
     "equalise": "processing.steps:Equalise",
@@ -65,15 +67,6 @@ class ArraySpec:
     def nbytes(self) -> int:
         """How many bytes one takes."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-
-
-class LensMap(Protocol):
-    """What the chain needs of a lens correction; `processing.lens` makes them."""
-
-    def correct(
-        self, image: NDArray[np.uint16], out: NDArray[np.uint16] | None = None
-    ) -> NDArray[np.uint16]:
-        """Give the image without its distortion, in `out` if that is given."""
 
 
 class Buffers:

@@ -12,12 +12,16 @@ from functools import partial
 import numpy as np
 
 from processing.chain import ArraySpec, Figure, Step, TileState
+from processing.drift import directed_blur
 from processing.equalise import CLIP, GRID, equalise, grey_levels
 from processing.flatfield import flat_field
-from processing.focus import focus_score
+from processing.focus import SIDES, focus
 from processing.geometry import FrameGeometry
+from processing.light import find_light
 from processing.matching import prepare_edges
+from processing.noise import signal_to_noise
 from processing.pyramid import level_shapes, pyramid, reduce_to, scaled_shape
+from processing.spectrum import tile_spectrum
 from processing.statistics import (
     HISTOGRAM_BINS,
     MAX_BITS,
@@ -142,30 +146,60 @@ class Lens(Step):
         """Correct the image."""
         if tile.lens is not None:
             out = tile.buffers.get("lens", tile.image.shape, np.uint16)
-            tile.image = tile.lens.correct(tile.image, out)
+            tile.lens.correct(tile.image, out)
+            tile.image = out
 
 
 class Focus(Step):
-    """Measure focus and astigmatism."""
+    """Measure focus, blur along one direction, and signal over noise, from one spectrum.
+
+    It goes before the lens correction, which resamples, and so takes from the noise floor.
+    """
 
     figures: Mapping[str, Figure] = {
         "focus": Figure(),
+        "focus_sd": Figure(),
+        **{f"focus_{side}": Figure() for side in SIDES},
         "astigmatism": Figure(),
         "astigmatism_angle": Figure("deg", 1),
+        "drift_px": Figure("px", 2),
+        "drift_angle": Figure("deg", 1),
+        "motion": Figure(precision=2),
+        "snr": Figure(precision=2),
         "texture": Figure(precision=1),
+        "textured_share": Figure(precision=2),
         "textured": Figure(kind="boolean"),
     }
 
     def __call__(self, tile: TileState) -> None:
-        """Measure the middle of the tile."""
-        found = focus_score(tile.image)
+        """Measure the whole tile."""
+        spectrum = tile_spectrum(tile.image)
+        found, blur = focus(spectrum), directed_blur(spectrum)
         tile.figures |= {
             "focus": found.score,
-            "astigmatism": found.astigmatism,
-            "astigmatism_angle": found.astigmatism_angle,
+            "focus_sd": found.sd,
+            **{f"focus_{side}": score for side, score in found.sides.items()},
+            "astigmatism": blur.strength,
+            "astigmatism_angle": blur.sharpest,
+            "drift_px": blur.length,
+            "drift_angle": blur.angle,
+            "motion": blur.motion,
+            "snr": signal_to_noise(spectrum),
             "texture": found.texture,
+            "textured_share": found.share,
             "textured": found.textured,
         }
+
+
+class Light(Step):
+    """Find what of a tile is dark: outside the beam, or behind something opaque."""
+
+    figures: Mapping[str, Figure] = {"beam_edge": Figure(), "obstructed": Figure()}
+
+    def __call__(self, tile: TileState) -> None:
+        """Look at the whole tile."""
+        found = find_light(tile.image)
+        tile.figures |= {"beam_edge": found.beam_edge, "obstructed": found.obstructed}
 
 
 class Edges(Step):

@@ -26,6 +26,11 @@ SIDES = (
 )
 USUAL_SNR = 1.0  # at this signal-to-noise ratio the spectrum's figures are half trusted
 HALF_TRUSTED = 2  # tiles of a median that is half trusted
+SURE = 2.0  # standard deviations by which a score must lie under its limit
+ONE_SIDE = 2.0  # the error of a side's score over that of the whole tile: it has a quarter of it
+# Odds, as logarithms, that a blur is drift and not a lens: by its shape at most half of the first.
+SHAPE_COUNTS, ALONE, SAME_BLUR = 4.0, 1.8, 3.0
+SAME_DIRECTION = 15.0  # degrees
 LOST_LIGHT = frozenset({named.DIM, named.FAILED_PROCESSING, named.OBSTRUCTED, named.BEAM_EDGE})
 
 
@@ -66,6 +71,8 @@ class Judge:
         self._places: dict[tuple[int, int], int] = {}
         self._means, self._scores = RunningMedian(), RunningMedian()
         self._in_a_row: dict[str, int] = {}  # by fault
+        self._last: Mapping[str, Any] | None = None  # the textured tile before
+        self._found_late: list[tuple[int, Fault]] = []
 
     # Tiles
 
@@ -92,25 +99,39 @@ class Judge:
         tile = _Tile(dict(data), attempt, verdict)
         self._tiles[index], self._places[tile.place] = tile, index
         self._count(tile, 1)
+        self._look_back(verdict)
+        if data.get("textured"):
+            self._last = tile.data
         return verdict
+
+    def _look_back(self, verdict: Verdict) -> None:
+        """Take the tile before for astigmatic too, if this one has the same blur."""
+        if self._last is None or named.ASTIGMATIC not in verdict.names.split(","):
+            return
+        index = int(self._last["tile_index"])
+        before = self._tiles.get(index)
+        if before is None or before.data is not self._last:
+            return
+        for fault in before.verdict.faults:
+            if fault.name == named.DRIFTED:
+                self._clear(index, named.DRIFTED)
+                limit = self._limits.most_astigmatism
+                strength = max(_figure(before.data, "astigmatism"), limit)
+                told = _above(named.ASTIGMATIC, strength, limit, fault.confidence)
+                self._found_late += self._add(index, replace(told, scope="persistent"))
 
     def _look(self, data: Mapping[str, Any]) -> Iterator[Fault]:
         """Find the faults that a tile shows by itself and beside its neighbours."""
         if data["error"]:
             yield _found(named.FAILED_PROCESSING, 1.0, 0.0)
             return
-        yield from self._look_at_light(data)
+        of_light = list(self._look_at_light(data))
+        yield from of_light
         if not data.get("textured", True):
             yield replace(_found(named.FEATURELESS, 1.0, 1.0), severity=0.0)
-            return
-        yield from self._look_at_focus(data)
-        trust = _trust(data)
-        for name, figure, limit in (
-            (named.ASTIGMATIC, "astigmatism", self._limits.most_astigmatism),
-            (named.DRIFTED, "drift_px", self._limits.most_drift),
-        ):
-            if _figure(data, figure) > limit:
-                yield _above(name, _figure(data, figure), limit, trust)
+        elif not of_light:  # else its spectrum shows the light, or the edge of what is in the way
+            blurred = list(self._look_at_blur(data))
+            yield from blurred or self._look_at_focus(data)
 
     def _look_at_light(self, data: Mapping[str, Any]) -> Iterator[Fault]:
         limits = self._limits
@@ -126,29 +147,54 @@ class Judge:
             if _figure(data, figure) > limit:
                 yield _above(name, _figure(data, figure), limit, 1.0)
 
+    def _look_at_blur(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+        """Name blur along one direction: drift, or an astigmatic lens.
+
+        The shape of the blur tells them apart if it is long. Beyond that, a lens does not change
+        from one tile to the next, and a stage that drifts in one exposure hardly does in the next.
+        """
+        limits, trust = self._limits, _trust(data)
+        odds = SHAPE_COUNTS * (_figure(data, "motion") - 0.5)
+        odds += -SAME_BLUR if self._follows_same_blur(data) else ALONE
+        length, strength = _figure(data, "drift_px"), _figure(data, "astigmatism")
+        if not odds < 0 and length > limits.most_drift:
+            yield _above(named.DRIFTED, length, limits.most_drift, trust)
+        elif odds < 0 and strength > limits.most_astigmatism:
+            yield _above(named.ASTIGMATIC, strength, limits.most_astigmatism, trust)
+
+    def _follows_same_blur(self, data: Mapping[str, Any]) -> bool:
+        """Tell whether the tile before was blurred along the same direction."""
+        if self._last is None or not _figure(self._last, "drift_px") > 0:
+            return False
+        turn = _figure(data, "drift_angle") - _figure(self._last, "drift_angle")
+        return abs((turn + 90) % 180 - 90) <= SAME_DIRECTION
+
     def _look_at_focus(self, data: Mapping[str, Any]) -> Iterator[Fault]:
         """Compare a score with the neighbours', who see the same; only without them with all's.
 
         Specimens differ from place to place in how much fine detail they have: what a tile shares
-        with its neighbours tells defocus from that.
+        with its neighbours tells defocus from that. A score that noise may have made low passes.
         """
         limits, score, trust = self._limits, _figure(data, "focus"), _trust(data)
-        beside = self._beside_neighbours(data)
-        usual = self._usual(self._scores)
-        if score < limits.least_focus:
+        error = SURE * max(0.0, _figure(data, "focus_sd", 0.0))
+        beside, usual = self._beside_neighbours(data), self._usual(self._scores)
+        if score + error < limits.least_focus:
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus, trust)
         elif beside:
-            share = median(beside)
-            if share < limits.least_focus_neighbour:
+            share, its = (
+                median(mine / its for mine, its in beside),
+                median(its for _, its in beside),
+            )
+            if share + ONE_SIDE * error / its < limits.least_focus_neighbour:
                 sure = trust * len(beside) / (len(beside) + 1)
                 yield _below(named.OUT_OF_FOCUS, share, limits.least_focus_neighbour, sure)
-        elif usual and score < limits.least_focus_relative * usual:
+        elif usual and score + error < limits.least_focus_relative * usual:
             sure = trust * self._rests(self._scores)
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus_relative * usual, sure)
 
-    def _beside_neighbours(self, data: Mapping[str, Any]) -> list[float]:
-        """Give the tile's focus in each overlap with a good neighbour, relative to the latter's."""
-        shares = []
+    def _beside_neighbours(self, data: Mapping[str, Any]) -> list[tuple[float, float]]:
+        """Give the focus of the tile and of its good neighbour in each of their overlaps."""
+        pairs = []
         row, column = int(data["tile_row"]), int(data["tile_column"])
         for side, (down, across), its_side in SIDES:
             index = self._places.get((row + down, column + across))
@@ -157,8 +203,8 @@ class Judge:
                 continue
             mine, its = _figure(data, f"focus_{side}"), _figure(other.data, f"focus_{its_side}")
             if mine >= 0 and its > 0:
-                shares.append(mine / its)
-        return shares
+                pairs.append((mine, its))
+        return pairs
 
     # What tiles are compared with
 
@@ -224,7 +270,9 @@ class Judge:
             return []
         first.matched[b] = second.matched[a] = bool(data["good"])
         first.beyond[b] = second.beyond[a] = self._beyond(data)
-        return [*self._unmatched(a, b), *self._displaced(a, b)]
+        found = [*self._unfocused(a, b), *self._unmatched(a, b), *self._displaced(a, b)]
+        late, self._found_late = self._found_late, []
+        return late + found
 
     def _beyond(self, data: Mapping[str, Any]) -> float:
         """Give how far b lies from its nominal place, in px along the worse axis; 0 if unknown."""
@@ -235,16 +283,36 @@ class Judge:
             abs(float(data["dcol"]) - float(data["nominal_dcol"])),
         )
 
+    def _unfocused(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
+        """Look at the focus of two tiles again, now that each is there to be compared with."""
+        for index in (a, b):
+            tile = self._tiles[index]
+            names = {fault.name for fault in tile.verdict.faults}
+            if not tile.data.get("textured", True) or names - {named.OUT_OF_FOCUS}:
+                continue
+            now = list(self._look_at_focus(tile.data))
+            if now:
+                yield from self._add(index, now[0])
+            else:
+                self._clear(index, named.OUT_OF_FOCUS)
+
     def _unmatched(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
         """Blame a tile of which no edge matches, if there are two or more."""
         for index in (a, b):
             tile = self._tiles[index]
-            n_good = sum(tile.matched.values())
-            if len(tile.matched) >= 2 and not n_good and tile.data.get("textured", True):
-                sure = _trust(tile.data) * (1 - 0.5 ** len(tile.matched))
+            if {fault.name for fault in tile.verdict.faults} - {named.NO_MATCH}:
+                continue  # that is why
+            told = [good for other, good in tile.matched.items() if self._can_match(other)]
+            n_good = sum(told)
+            if len(told) >= 2 and not n_good:
+                sure = _trust(tile.data) * (1 - 0.5 ** len(told))
                 yield from self._add(index, _below(named.NO_MATCH, 0.0, 1.0, sure))
             elif n_good:
                 self._clear(index, named.NO_MATCH)
+
+    def _can_match(self, index: int) -> bool:
+        """Tell whether a tile has no other fault that would keep it from matching."""
+        return not {fault.name for fault in self._tiles[index].verdict.harmful} - {named.NO_MATCH}
 
     def _displaced(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
         """Blame the tile of a pair whose neighbours all lie too far off; else the one later."""

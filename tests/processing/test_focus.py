@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import cv2
 import numpy as np
 import pytest
 
@@ -12,30 +11,27 @@ from tests.processing.scenes import CONTRAST, LEVEL, expose, texture
 SIDE = 512
 
 
-def blurred(along: float, across: float | None = None, angle: float = 0.0) -> np.ndarray:
-    """The texture blurred by a Gaussian, its long axis turned counter-clockwise by an angle."""
-    down = np.fft.fftfreq(SIDE)[:, None]
-    right = np.fft.fftfreq(SIDE)[None]
-    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    u, v = right * c - down * s, -right * s - down * c
-    across = along if across is None else across
-    transfer = np.exp(-2 * np.pi**2 * ((along * u) ** 2 + (across * v) ** 2))
+def blurred(sigma: float) -> np.ndarray:
+    """The texture blurred by a Gaussian."""
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None])
+    transfer = np.exp(-2 * np.pi**2 * (sigma * frequency) ** 2)
     return np.fft.ifft2(np.fft.fft2(texture(SIDE, 3)) * transfer).real
 
 
 def test_the_score_falls_with_blur():
     scores = [focus_score(expose(blurred(s), 8)).score for s in (0, 0.5, 1, 1.5, 2, 3, 5)]
-    assert all(a > b for a, b in pairwise(scores))
-    assert 0.3 < scores[0] < 0.7
-    assert scores[-1] < 0.02
+    assert all(a > b for a, b in pairwise(scores[:-1]))  # the last two are noise
+    assert 0.2 < scores[0] < 0.7
+    assert max(scores[-2:]) < 0.02
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 1.8])
 def test_the_score_does_not_depend_on_dose(sigma):
     clean = focus_score(expose(blurred(sigma), 100)).score
-    noisy = [focus_score(expose(blurred(sigma), 3, seed)).score for seed in range(6)]
+    noisy = [focus_score(expose(blurred(sigma), 3, seed)).score for seed in range(8)]
     assert np.mean(noisy) == pytest.approx(clean, abs=0.03)
-    assert np.std(noisy) < 0.02
+    told = focus_score(expose(blurred(sigma), 3)).sd
+    assert 0.3 * told < np.std(noisy) < 3 * told
 
 
 def test_the_score_does_not_depend_on_contrast_or_level():
@@ -51,8 +47,8 @@ def test_a_lens_out_of_focus_is_seen_whatever_the_sign():
     spectrum = np.fft.fft2(texture(SIDE, 3))
 
     def score(defocus: float) -> float:
-        phase = 60 * defocus * frequency**2
-        envelope = np.exp(-((4 * defocus * frequency) ** 2))
+        phase = 20 * defocus * frequency**2
+        envelope = np.exp(-((2 * defocus * frequency) ** 2))
         seen = np.fft.ifft2(spectrum * (0.9 * np.cos(phase) - 0.1 * np.sin(phase)) * envelope)
         return focus_score(expose(seen.real, 8)).score
 
@@ -63,34 +59,14 @@ def test_a_lens_out_of_focus_is_seen_whatever_the_sign():
             assert scores[sign * defocus] < scores[sign * (defocus - 1)]
 
 
-@pytest.mark.parametrize("angle", [0, 30, 75, 90, 140])
-def test_the_direction_of_a_one_sided_blur(angle):
-    found = focus_score(expose(blurred(2.0, 0.5, angle), 10))
-    # Sharpest across the blur.
-    error = (found.astigmatism_angle - (angle + 90) + 90) % 180 - 90
-    assert abs(error) < 5
-    assert 0.3 < found.astigmatism <= 1
-
-
-def test_even_blur_is_no_astigmatism():
-    assert focus_score(expose(blurred(0.8), 10)).astigmatism < 0.1
-
-
-def test_a_specimen_with_a_direction_is_no_astigmatism():
-    """Fibres of one direction, at every scale: their own direction is taken off."""
-    stretched = cv2.resize(texture(SIDE, 5)[: SIDE // 2], (SIDE, SIDE))
-    fibres = focus_score(expose(stretched, 20)).astigmatism
-    lens = focus_score(expose(blurred(2.0, 0.5), 20)).astigmatism
-    assert fibres < lens / 2
-
-
 def test_no_texture_is_said():
     noise = np.random.default_rng(0).normal(LEVEL, CONTRAST / 10, (SIDE, SIDE))
     slope = np.linspace(0, 2000, SIDE)
     for frame in (noise, noise + slope, np.full((SIDE, SIDE), 500.0)):
         found = focus_score(frame.astype(np.uint16))
         assert not found.textured
-        assert found.score == found.astigmatism == 0
+        assert found.score == found.share == 0
+        assert np.isnan(list(found.sides.values())).all()
 
 
 def test_a_hot_pixel_does_not_hide_the_texture():
@@ -117,3 +93,32 @@ def test_a_number_that_is_not_finite_is_refused():
     frame[100, 100] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         focus_score(frame)
+
+
+def test_a_side_knows_only_what_lies_along_it():
+    frame = expose(np.hstack([blurred(0.0)[:, : SIDE // 2], blurred(2.0)[:, SIDE // 2 :]]), 20)
+    sides = focus_score(frame).sides
+    assert sides["left"] > 5 * sides["right"]
+    assert sides["right"] < sides["top"] < sides["left"]
+    assert sides["top"] == pytest.approx(sides["bottom"], rel=0.3)
+
+
+def test_neighbours_see_the_same_in_their_overlap():
+    """With an overlap of 10 % the windows lie on the same place, so only the optics differ."""
+    scene = texture(2048, 7)
+    pitch = round(0.9 * 1024)
+    left, right = scene[:1024, :1024], scene[:1024, pitch : pitch + 1024]
+    mine, its = (
+        focus_score(expose(part, 10, seed)).sides for seed, part in enumerate((left, right))
+    )
+    assert mine["right"] == pytest.approx(its["left"], rel=0.06)
+
+
+def test_resin_beside_tissue_does_not_count():
+    scene = blurred(0.5)
+    whole = focus_score(expose(scene, 10))
+    scene[:, SIDE // 2 :] = 0
+    half = focus_score(expose(scene, 10))
+    assert half.share == 0.5
+    assert half.score == pytest.approx(whole.score, abs=0.06)
+    assert np.isnan(half.sides["right"])

@@ -1,0 +1,88 @@
+"""How a tile is lit: whether the edge of the beam runs through it, or something stands before it.
+
+Both leave a part dark. The beam's edge is soft, that of a grid bar or of debris is sharp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+GRID = 64  # blocks along each side
+ROWS_A_BLOCK = 4  # that are read; a mean needs no more
+BRIGHT = 80.0  # percentile of the blocks that is taken for fully lit
+DARK = 0.25  # of that, below which a block is dark: tissue lets more through
+LIT = 0.6  # of that, which must be reached within `REACH` blocks of a sharp edge
+REACH = 2
+LEAST_BLOCKS = 4  # dark blocks side by side below which they may be a stain
+
+
+@dataclass(frozen=True)
+class Light:
+    """The dark parts of a tile.
+
+    Attributes
+    ----------
+    beam_edge : float
+        Share of the tile that is dark with a soft edge, 0 to 1: it lies outside the beam.
+    obstructed : float
+        Share of the tile that is dark with a sharp edge, 0 to 1: it lies behind something opaque.
+    """
+
+    beam_edge: float
+    obstructed: float
+
+
+def find_light(image: NDArray[np.unsignedinteger]) -> Light:
+    """Find the dark parts of a tile, and tell how sharp their edges are.
+
+    Parameters
+    ----------
+    image : ndarray of uint8 or uint16, shape (height, width)
+        Flat-field corrected for preference.
+
+    Returns
+    -------
+    Light
+
+    Raises
+    ------
+    ValueError
+        If `image` is smaller than 64 × 64.
+    """
+    blocks = _block_means(image)
+    full = float(np.percentile(blocks, BRIGHT))
+    dark = (blocks < DARK * full).astype(np.uint8)
+    if not dark.any():
+        return Light(0.0, 0.0)
+    near = cv2.dilate(blocks, np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8))
+    inner = cv2.erode(
+        dark, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1
+    )
+    n_parts, parts = cv2.connectedComponents(dark)
+    soft = sharp = 0
+    for number in range(1, n_parts):
+        part = parts == number
+        area = int(part.sum())
+        if area < LEAST_BLOCKS:
+            continue
+        edge = part & (inner == 0)
+        if np.mean(near[edge] > LIT * full) > 0.5:
+            sharp += area
+        else:
+            soft += area
+    return Light(soft / dark.size, sharp / dark.size)
+
+
+def _block_means(image: NDArray[np.unsignedinteger]) -> NDArray[np.float32]:
+    """Reduce an image to blocks; what is left over at its far sides is not looked at."""
+    height, width = (length // GRID for length in image.shape)
+    if not (height and width):
+        raise ValueError(f"frame has shape {image.shape}; it must be {GRID}² or more")
+    rows = image[: GRID * height].reshape(GRID, height, image.shape[1])
+    rows = rows[:, :: max(1, height // ROWS_A_BLOCK), : GRID * width]
+    lines = rows.reshape(-1, GRID * width)
+    return cv2.resize(lines, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
