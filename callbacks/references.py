@@ -98,7 +98,7 @@ def load_references(files: ReferenceFiles) -> References:
     """
     paths = [path for path in (files.bright, files.dark) if path]
     with _loading:  # or all workers would begin a montage by making the same
-        return _load_references(files, tuple(_version(path) for path in paths))
+        return _load_references(files, tuple(file_version(path) for path in paths))
 
 
 def reference_age(files: ReferenceFiles) -> float:
@@ -117,8 +117,14 @@ def _load_references(files: ReferenceFiles, versions: tuple[tuple[int, ...], ...
     return make_references(bright, dark)
 
 
-def _version(path: str) -> tuple[int, ...]:
-    """Give what changes when a file is written again or replaced."""
+def file_version(path: str) -> tuple[int, ...]:
+    """Give what changes when a file is written again or replaced.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    """
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 

@@ -5,17 +5,22 @@ Plain functions of small arguments, so that threads, processes and a cluster can
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.frames import FrameReference, read_frame
 from callbacks.processed_file import Row
-from callbacks.references import ReferenceFiles, load_references, reference_age
+from callbacks.references import ReferenceFiles, file_version, load_references, reference_age
 from processing.chain import (
     DEFAULT_STEPS,
     ArraySpec,
@@ -24,9 +29,10 @@ from processing.chain import (
     make_chain,
     thread_buffers,
 )
-from processing.flatfield import flat_field
+from processing.flatfield import References, flat_field
 from processing.geometry import FrameGeometry
-from processing.matching import Match, MatchTile, Side, match
+from processing.lens import LensMap, LensModel, lens_map
+from processing.matching import Match, MatchTile, Side, match, prepare_edges
 
 FRAME = "frame"
 RETURNED = ("histogram", "mini")  # arrays that are small enough to be handed back
@@ -204,6 +210,17 @@ def read_tile(task: TileTask, settings: ProcessorSettings) -> NDArray[np.uint16]
     return tile.image
 
 
+def read_edges(task: TileTask, settings: ProcessorSettings) -> dict[Side, MatchTile]:
+    """Give what matching needs of a tile once more.
+
+    Raises
+    ------
+    FrameError, ValueError, TypeError, OSError
+        As `process_tile`.
+    """
+    return prepare_edges(read_tile(task, settings), task.edges)
+
+
 def _read(task: TileTask, settings: ProcessorSettings) -> TileState:
     """Read a frame and what its correction needs."""
     frame = read_frame(task.reference, settings.frame_timeout, thread_buffers())
@@ -212,7 +229,51 @@ def _read(task: TileTask, settings: ProcessorSettings) -> TileState:
     if task.references is not None:
         tile.references = load_references(task.references)
         tile.reference_age = reference_age(task.references)
+    if task.lens is not None:
+        with _loading:  # a map takes a second to work out
+            tile.lens = _load_lens(task.lens, file_version(task.lens))
     return tile
+
+
+@lru_cache(maxsize=2)
+def _load_lens(path: str, version: tuple[int, ...]) -> LensMap:
+    return lens_map(LensModel.from_dict(json.loads(Path(path).read_text())["model"]))
+
+
+_loading = threading.Lock()
+
+
+def warm_up(settings: ProcessorSettings) -> None:
+    """Compile all that tiles need, so that the first one does not wait for it.
+
+    What is compiled is kept on disk, so this takes seconds once and milliseconds after that.
+
+    Parameters
+    ----------
+    settings : ProcessorSettings
+    """
+    cv2.setNumThreads(1)  # tiles are what is done at once, not parts of them
+    side = 256
+    random = np.random.default_rng(0)
+    image = random.integers(100, 4000, (2 * side, 2 * side), np.uint16)
+    image = cv2.GaussianBlur(image, (0, 0), 2)
+    shape = side, side
+    bad = np.zeros(shape, bool)
+    bad[side // 2, side // 2] = True
+    references = References(np.full(shape, 10, np.float32), np.ones(shape, np.float32), bad)
+    edges = []
+    for column in (0, side // 2):
+        tile = TileState(
+            np.ascontiguousarray(image[:side, column : column + side]),
+            FrameGeometry(1.0),
+            references,
+            lens=lens_map(LensModel.none(shape)),
+            widths=dict.fromkeys(("top", "bottom", "left", "right"), side // 2),
+        )
+        make_chain(settings.steps)(tile)
+        edges.append(tile.edges)
+    if edges[0]:
+        match(edges[0]["right"], edges[1]["left"], (3.0, side / 2 - 2), settings.max_offset)
 
 
 def match_tiles(
