@@ -6,35 +6,29 @@ Several patches that agree on their own bear a match out, and their spread tells
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from math import ceil, hypot, isnan
+from typing import NamedTuple
 
-import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from processing.matching.tile import MatchTile, overlap
+from processing.matching.patches import Field, choose, divide, follow, middles, overlap_box
+from processing.matching.polish import polish
+from processing.matching.search import Costs, search, valleys
+from processing.matching.tile import MatchTile
 
 # All in px of full resolution, unless said otherwise.
-SIGMA = 0.8  # smoothing, which is near to the best filter at the noise of a short exposure
-LEAST_TO_HALVE = 64  # the thinnest overlap that is first looked at at half the resolution
-BAND_BOX = 33  # side of the box whose mean is taken off before patches are compared
-REACH = 3  # lags to either side that are compared, in px of the resolution looked at
+PATCH, PATCHES = 96, 16  # the longest side of a patch, and the most patches
+FOLLOWED = 20  # to either side of the common place that each patch is looked for
+REACH = 3  # lags to either side that are compared then, in px of the resolution looked at
+LEAST_TO_HALVE = 64  # the thinnest overlap that is looked at at half the resolution
 RECENTRES = 4  # how often the lags may be moved on to follow the best place
-BORDER = 5  # what is left out along the overlap's border, where smoothing lacks neighbours
-PATCH = 256  # the longest side of a patch
-LEAST_LENGTH, LEAST_WIDTH = 64, 8  # a patch is at least so long, and at least so wide
-PATCHES = 16  # the most patches
-AGREE = 1.5  # how near a patch must come to the whole overlap's offset to bear it out
-SHADING_BOX = 33  # side of the box over which shading is taken to be even
-POLISHES = 3  # the most last steps
-POLISHED = 0.06  # the step that is small enough to be the last
-LEAST_SD = 0.004  # what the last parabola may still be off by
-LEAST_FOR_SPREAD = 4  # patches that it takes to judge an error by their spread
+AGREE = 1.5  # how near a patch must come to what the others tell
+LEAST_SD = 0.001  # what a match may always be off by
+PRIOR_PATCHES = 8  # the error that noise predicts counts as much as that of so many patches
+LEAST_FOR_ROTATION = 3  # patches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fine:
     """An offset to a fraction of a pixel, and how the patches bear it out.
 
@@ -42,42 +36,44 @@ class Fine:
     ----------
     drow, dcol : float
         Position of b's first pixel minus that of a's, in px.
-    sd : float
-        Standard deviation of each, in px.
+    sd_row, sd_col : float
+        Standard deviation of either, in px.
+    rotation : float
+        Of b's picture against a's, counter-clockwise, in degrees.
     correlation : float
-        Of the overlaps, less noise and slow changes, −1 to 1.
+        Of the patches that agree, less noise and slow changes, −1 to 1.
     agreeing : float
         Share of the patches that bear the offset out, by what they know, 0 to 1.
-    patches : int
-        How many do.
+    points : ndarray of float32, shape (k, 6)
+        See `Match.points`.
     """
 
     drow: float
     dcol: float
-    sd: float
+    sd_row: float
+    sd_col: float
+    rotation: float
     correlation: float
     agreeing: float
-    patches: int
+    points: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class _Valley:
-    """The least of a sum of costs: its lag, how low it is, the mean curvature there."""
+class _Located(NamedTuple):
+    """Patches whose places in b are known to some tenths of a pixel, and which of them agree."""
 
-    lag: NDArray[np.float64]
-    least: float
-    curvature: float
-
-
-@dataclass(frozen=True)
-class _Located:
-    """An offset to about a tenth of a pixel: whole pixels, the lag left, the patches that agree."""
-
-    offset: NDArray[np.int64]
-    lag: NDArray[np.float64]
-    patches: NDArray[np.int64]
-    agreeing: float
+    boxes: NDArray[np.int64]
+    shifts: NDArray[np.float64]
+    away: NDArray[np.float64]
+    depths: NDArray[np.float64]
     correlation: float
+
+
+class _Points(NamedTuple):
+    """What is known of each patch: middle in a's part, offset of b from a, information."""
+
+    places: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+    information: NDArray[np.float64]
 
 
 def refine(a: MatchTile, b: MatchTile, place: tuple[float, float]) -> Fine | None:
@@ -92,225 +88,184 @@ def refine(a: MatchTile, b: MatchTile, place: tuple[float, float]) -> Fine | Non
     Returns
     -------
     Fine or None
-        None if the overlap is too thin, or no offset near `place` fits better than those round it.
+        None if the overlap is too thin, or no patches agree on an offset near `place`.
     """
-    located = _locate(a, b, place)
-    return None if located is None else _polish(*overlap(a, b, located.offset), located)
+    offset = np.round(place).astype(np.int64)
+    box = overlap_box(a, b, offset)
+    shift = _origin(a, b) - offset
+    boxes = choose(a, b, divide(box, PATCH), shift, PATCHES)
+    if not len(boxes):
+        return None
+    located = _locate(a, b, boxes, shift + _follow(a, b, boxes, shift))
+    if located is None:
+        return None
+    agree = located.away < AGREE
+    known = located.depths
+    share = float(known[agree].sum() / max(known.sum(), 1e-12))
+    points = _measure(a, b, located.boxes[agree], located.shifts[agree])
+    return _together(a, b, points, located.correlation, share) if len(points.places) else None
 
 
-def _locate(a: MatchTile, b: MatchTile, place: tuple[float, float]) -> _Located | None:
-    """Find the lag at which the patches together differ least."""
-    offset = np.array([round(place[0]), round(place[1])])
+def locate_patches(
+    a: MatchTile, b: MatchTile, points: NDArray[np.float32], side: int
+) -> NDArray[np.float32]:
+    """Locate patches all over an overlap, each on its own, near where a match's points tell.
+
+    Parameters
+    ----------
+    a, b : MatchTile
+    points : ndarray of float32, shape (k, 6)
+        See `Match.points`.
+    side : int
+        The longest side of a patch, in px.
+
+    Returns
+    -------
+    ndarray of float32, shape (m, 6)
+        As `points`.
+    """
+    corner = np.array([a.top, a.left])
+    offsets = (points[:, :2] - points[:, 2:4]).astype(np.float64)
+    known = np.round(points[:, :2] - corner).astype(np.int64)
+    field = Field(np.repeat(known, 2, axis=1) + np.array([0, 1, 0, 1]))
+    field.fit(known.astype(float), offsets, points[:, 5].astype(float))
+    mean = np.round(np.average(offsets, axis=0, weights=points[:, 5])).astype(np.int64)
+    boxes = divide(overlap_box(a, b, mean), side)
+    if not len(boxes):
+        return points[:0]
+    located = _locate(a, b, boxes, _origin(a, b) - field.at(middles(boxes)))
+    if located is None:
+        return points[:0]
+    agree = located.away < 2 * AGREE
+    return _as_points(a, _measure(a, b, located.boxes[agree], located.shifts[agree]))
+
+
+def _origin(a: MatchTile, b: MatchTile) -> NDArray[np.int64]:
+    """Give what a shift between the two parts' px is more than minus the tiles' offset."""
+    return np.array([a.top - b.top, a.left - b.left])
+
+
+def _follow(
+    a: MatchTile, b: MatchTile, boxes: NDArray[np.int64], shift: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Find how far each patch lies from a common shift, in the reduced tiles."""
+    step = a.reduction
+    small = boxes // step
+    small[:, 1::2] = np.maximum(small[:, 1::2], small[:, ::2] + 1)
+    shifts = np.repeat(np.round(shift / step).astype(np.int64)[None], len(boxes), axis=0)
+    costs = search((a.coarse, b.coarse), small, shifts, 1, min(max(3, round(FOLLOWED / step)), 6))
+    lags = follow(boxes, costs, valleys(costs.of)[:, :2])
+    return np.asarray((lags + shifts) * step - shift)
+
+
+def _locate(
+    a: MatchTile, b: MatchTile, boxes: NDArray[np.int64], expected: NDArray[np.float64]
+) -> _Located | None:
+    """Find each patch near where it is expected, and which agree with the others."""
+    # To some tenths of a pixel half the resolution does, at a quarter of the cost.
+    thin = (boxes[:, 1::2] - boxes[:, ::2]).min() < LEAST_TO_HALVE - 16
+    step = 1 if thin else 2
     for _ in range(RECENTRES):
-        fine_a, fine_b = overlap(a, b, offset)
-        patches = _patches(fine_a.shape)
-        if not len(patches):
-            return None
-        # To the nearest pixel half the resolution does, at a quarter of the cost.
-        step = 2 if min(fine_a.shape) >= LEAST_TO_HALVE else 1
-        band_a, band_b = _band(fine_a, step), _band(fine_b, step)
-        compared = _within(patches // step, band_a.shape, REACH)
-        costs = _differences(band_a, band_b, compared, REACH)
-        total = costs.sum(axis=0)
-        valley = _valley(total)
-        if valley is not None:
+        whole = np.round(expected).astype(np.int64)
+        costs = search((a.fine, b.fine), boxes, whole, step, REACH)
+        summed = costs.of.sum(axis=0)
+        total = valleys(summed[None])[0]
+        if not np.isnan(total[0]):
             break
-        offset -= step * (np.array(divmod(int(total.argmin()), total.shape[1])) - REACH)
+        lag = np.array(divmod(int(summed.argmin()), summed.shape[1])) - REACH
+        expected = expected + step * lag
     else:
         return None
-    agree, share = _agreement(costs, valley.lag, AGREE / step)
-    if not agree.any():
-        return None
-    lag = step * valley.lag
-    whole = np.round(lag).astype(np.int64)
-    return _Located(
-        offset - whole, lag - whole, patches[agree], share, 1 - valley.least / _area(compared) / 2
+    return _agreed(boxes, whole, costs, step, total[:2])
+
+
+def _agreed(
+    boxes: NDArray[np.int64],
+    whole: NDArray[np.int64],
+    costs: Costs,
+    step: int,
+    common: NDArray[np.float64],
+) -> _Located:
+    """Compare each patch's own place with a smooth field through all of them."""
+    own = valleys(costs.of)
+    shifts = whole + step * own[:, :2]
+    depths = costs.depths()
+    away = Field(boxes).fit_robustly(middles(boxes), shifts, depths, whole + step * common)
+    agree = away < AGREE
+    correlation = 0.0
+    if agree.any():
+        correlation = 1 - float(own[agree, 2].sum() / max(costs.energy[agree].sum(), 1e-12))
+    return _Located(boxes, shifts, away, depths, correlation)
+
+
+def _measure(
+    a: MatchTile, b: MatchTile, boxes: NDArray[np.int64], shifts: NDArray[np.float64]
+) -> _Points:
+    """Measure the offset of each patch; leave out those that tell none."""
+    found = polish((a.fine, b.fine), boxes, shifts)
+    kept = np.trace(found.information, axis1=1, axis2=2) > 0
+    kept &= np.abs(found.shifts - shifts).max(axis=1) < AGREE
+    return _Points(
+        middles(boxes)[kept], (_origin(a, b) - found.shifts)[kept], found.information[kept]
     )
 
 
-def _polish(fine_a: NDArray[np.uint8], fine_b: NDArray[np.uint8], located: _Located) -> Fine | None:
-    """Measure again with b moved by the fraction found.
+def _together(
+    a: MatchTile, b: MatchTile, points: _Points, correlation: float, share: float
+) -> Fine:
+    """Make one offset of those of all patches."""
+    known = points.information.sum(axis=0)
+    offset = np.linalg.solve(known, np.einsum("nij,nj->i", points.information, points.offsets))
+    sd = _deviation(points, offset)
+    return Fine(
+        drow=float(offset[0]),
+        dcol=float(offset[1]),
+        sd_row=float(sd[0]),
+        sd_col=float(sd[1]),
+        rotation=_rotation(points),
+        correlation=correlation,
+        agreeing=share,
+        points=_as_points(a, points),
+    )
 
-    A parabola is true at its middle only; and once the two are aligned, what changes slowly in
-    their difference is shading, and can be taken off without touching the specimen.
+
+def _deviation(points: _Points, offset: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Estimate the standard deviations of an offset from its patches and from the noise.
+
+    Each patch pulls by its own error: the sandwich estimate of the variance. Of few patches that is
+    uncertain itself, so what noise alone predicts counts too, as so many patches more.
     """
-    patches = _within(located.patches, fine_a.shape, BORDER)
-    smooth_a = _smooth(fine_a, np.zeros(2))
-    lag = located.lag
-    for attempt in range(POLISHES):
-        smooth_b = _smooth(fine_b, lag)
-        smooth_b *= np.float32(_spread(smooth_a) / _spread(smooth_b))
-        smooth_b += cv2.blur(smooth_a - smooth_b, (SHADING_BOX, SHADING_BOX))
-        costs = _differences(smooth_a, smooth_b, patches, 1)
-        valley = _valley(costs.sum(axis=0))
-        if valley is None:
-            break
-        lag = lag + valley.lag
-        if np.abs(valley.lag).max() < POLISHED or attempt == POLISHES - 1:
-            return Fine(
-                drow=float(located.offset[0] - lag[0]),
-                dcol=float(located.offset[1] - lag[1]),
-                sd=_deviation(costs, valley, valley.least / _area(patches)),
-                correlation=located.correlation,
-                agreeing=located.agreeing,
-                patches=len(patches),
-            )
-    return None
+    covariance = np.linalg.inv(points.information.sum(axis=0))
+    count = len(points.places)
+    predicted = np.diag(covariance)
+    if count < 2:
+        return np.sqrt(predicted + LEAST_SD**2)
+    pulls = np.einsum("nij,nj->ni", points.information, points.offsets - offset)
+    spread = np.diag(covariance @ (pulls.T @ pulls) @ covariance) * count / (count - 1)
+    freedom = count - 1
+    pooled = (PRIOR_PATCHES * predicted + freedom * spread) / (PRIOR_PATCHES + freedom)
+    return np.asarray(np.sqrt(pooled + LEAST_SD**2))
 
 
-def _area(patches: NDArray[np.int64]) -> float:
-    return float((patches[:, 1::2] - patches[:, ::2]).prod(axis=1).sum())
+def _rotation(points: _Points) -> float:
+    """Fit the turn that the offsets of the patches tell, in degrees."""
+    if len(points.places) < LEAST_FOR_ROTATION:
+        return 0.0
+    weights = np.trace(points.information, axis1=1, axis2=2)
+    weights /= weights.sum()
+    rows, columns = (points.places - weights @ points.places).T
+    drow, dcol = (points.offsets - weights @ points.offsets).T
+    # A picture that is turned counter-clockwise, rows downwards, moves a place (row, column) by
+    # (−column, row) times the angle; the offset is what is missing to that.
+    moment = float((weights * (rows**2 + columns**2)).sum())
+    turned = float((weights * (columns * drow - rows * dcol)).sum())
+    return float(np.degrees(turned / moment)) if moment > 0 else 0.0
 
 
-def _band(fine: NDArray[np.uint8], step: int) -> NDArray[np.float32]:
-    """Take off fine noise and slow changes, bring the contrast to 1, and halve if step is 2."""
-    band = _smooth(_halved(fine) if step == 2 else fine, np.zeros(2))
-    band -= cv2.blur(band, (BAND_BOX // step, BAND_BOX // step))
-    band /= np.float32(max(float(cv2.norm(band)) / band.size**0.5, 1e-6))
-    return band
-
-
-def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    size = image.shape[1] // 2, image.shape[0] // 2
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _spread(image: NDArray[np.float32]) -> float:
-    """Give the standard deviation, never 0."""
-    return max(float(cv2.meanStdDev(image)[1].item()), 1e-6)
-
-
-def _smooth(fine: NDArray[np.uint8], lag: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Smooth an image and sample it a fraction of a pixel further on.
-
-    A shifted Gaussian does both at once, with no error of interpolation to speak of.
-    """
-    reach = ceil(4 * SIGMA) + 1
-    places = np.arange(-reach, reach + 1)
-    down, across = (
-        np.exp(-0.5 * ((places - shift) / SIGMA) ** 2) / (SIGMA * np.sqrt(2 * np.pi))
-        for shift in lag
-    )
-    return np.asarray(cv2.sepFilter2D(fine, cv2.CV_32F, across, down), dtype=np.float32)
-
-
-def _patches(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Divide an overlap into patches [top, bottom, left, right], clear of its border."""
-    inner = [side - 2 * BORDER for side in shape]
-    if min(inner) < LEAST_WIDTH:
-        return np.empty((0, 4), np.int64)
-    side = min(max(min(inner), LEAST_LENGTH), PATCH)
-    edges = [
-        BORDER + np.linspace(0, length, max(1, round(length / side)) + 1).astype(np.int64)
-        for length in inner
-    ]
-    patches = np.array(
-        [
-            (top, bottom, left, right)
-            for top, bottom in pairwise(edges[0])
-            for left, right in pairwise(edges[1])
-        ]
-    )
-    # A large overlap has more patches than are needed: those that are kept lie all over it.
-    kept = np.linspace(0, len(patches) - 1, min(len(patches), PATCHES)).astype(int)
-    return np.asarray(patches[kept], dtype=np.int64)
-
-
-def _within(patches: NDArray[np.int64], shape: tuple[int, ...], border: int) -> NDArray[np.int64]:
-    """Cut patches to what lies clear of the border of an overlap."""
-    return np.clip(patches, border, np.repeat(shape, 2) - border)
-
-
-def _differences(
-    a: NDArray[np.float32],
-    b: NDArray[np.float32],
-    patches: NDArray[np.int64],
-    reach: int,
-) -> NDArray[np.float64]:
-    """Sum ``(a[x] − b[x + lag])²`` over each patch, for every lag up to a reach."""
-    costs = np.zeros((len(patches), 2 * reach + 1, 2 * reach + 1))
-    _sum_differences(a, b, patches, costs)
-    return costs
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _sum_differences(a, b, patches, costs):  # type: ignore[no-untyped-def]
-    first = -(costs.shape[1] // 2)
-    for p in range(len(patches)):
-        top, bottom, left, right = patches[p]
-        for r in range(top, bottom):
-            line_a = a[r, left:right]
-            for i in range(costs.shape[1]):
-                line_b = b[r + first + i]
-                for j in range(costs.shape[2]):
-                    # Slices, so that the inner loop has no index to check and uses vectors.
-                    part_b = line_b[left + first + j : right + first + j]
-                    total = np.float32(0)
-                    for c in range(len(line_a)):
-                        difference = line_a[c] - part_b[c]
-                        total += difference * difference
-                    costs[p, i, j] += total
-
-
-def _agreement(
-    costs: NDArray[np.float64], lag: NDArray[np.float64], tolerance: float
-) -> tuple[NDArray[np.bool_], float]:
-    """Tell which patches have their own valley near a lag, and their share by depth."""
-    places = _valleys(costs)[:, :2]
-    agree = np.hypot(places[:, 0] - lag[0], places[:, 1] - lag[1]) < tolerance
-    # How deep a valley is says how much its patch knows, whether it agrees or not.
-    depth = np.median(costs, axis=(1, 2)) - costs.min(axis=(1, 2))
-    return agree, float(depth[agree].sum() / max(depth.sum(), 1e-12))
-
-
-def _deviation(costs: NDArray[np.float64], best: _Valley, noise: float) -> float:
-    """Estimate the standard deviation of an offset from its patches and from the noise."""
-    # Noise that was smoothed is correlated over 4 π σ² px.
-    area = 4 * np.pi * SIGMA**2
-    theory = float(np.sqrt(2 * noise * area / best.curvature))
-    count = len(costs)
-    if count < LEAST_FOR_SPREAD:
-        return hypot(theory, LEAST_SD)
-    # Each patch pulls by its own slope at the common offset: the sandwich estimate of the error.
-    drow, dcol = best.lag
-    down, across = costs[:, :, 1], costs[:, 1, :]
-    both = (costs[:, 2, 2] - costs[:, 2, 0] - costs[:, 0, 2] + costs[:, 0, 0]) / 4
-    pull_down = (down[:, 2] - down[:, 0]) / 2 + both * dcol
-    pull_down += (down[:, 2] - 2 * down[:, 1] + down[:, 0]) * drow
-    pull_across = (across[:, 2] - across[:, 0]) / 2 + both * drow
-    pull_across += (across[:, 2] - 2 * across[:, 1] + across[:, 0]) * dcol
-    pulls = float((pull_down**2 + pull_across**2).sum())
-    spread = float(np.sqrt(pulls / 2 * count / (count - 1))) / best.curvature
-    return hypot(max(spread, theory / 2), LEAST_SD)
-
-
-def _valley(cost: NDArray[np.float64]) -> _Valley | None:
-    """Find the least of the costs, between lags; None if it is at the border or no valley."""
-    drow, dcol, least, curvature = _valleys(cost[None])[0].tolist()
-    return None if isnan(drow) else _Valley(np.array([drow, dcol]), least, curvature)
-
-
-@njit(nogil=True, cache=True)
-def _valleys(costs):  # type: ignore[no-untyped-def]
-    """Fit a quadratic to the 3 × 3 costs about the least of each patch; NaN where that fails."""
-    found = np.full((len(costs), 4), np.nan)
-    side = costs.shape[1]
-    for p in range(len(costs)):
-        i, j = divmod(costs[p].argmin(), side)
-        if not (0 < i < side - 1 and 0 < j < side - 1):
-            continue
-        c = costs[p, i - 1 : i + 2, j - 1 : j + 2]
-        slope_down, slope_across = (c[2, 1] - c[0, 1]) / 2, (c[1, 2] - c[1, 0]) / 2
-        down = c[2, 1] - 2 * c[1, 1] + c[0, 1]
-        across = c[1, 2] - 2 * c[1, 1] + c[1, 0]
-        both = (c[2, 2] - c[2, 0] - c[0, 2] + c[0, 0]) / 4
-        determinant = down * across - both * both
-        if down <= 0 or determinant <= 0:
-            continue
-        drow = (both * slope_across - across * slope_down) / determinant
-        dcol = (both * slope_down - down * slope_across) / determinant
-        if abs(drow) <= 1 and abs(dcol) <= 1:
-            least = c[1, 1] + (slope_down * drow + slope_across * dcol) / 2
-            found[p, 0], found[p, 1] = i - side // 2 + drow, j - side // 2 + dcol
-            found[p, 2], found[p, 3] = max(least, 0.0), (down + across) / 2
-    return found
+def _as_points(a: MatchTile, points: _Points) -> NDArray[np.float32]:
+    """Lay the patches out as `Match.points`."""
+    in_a = points.places + np.array([a.top, a.left])
+    known = np.trace(points.information, axis1=1, axis2=2)
+    sd = np.sqrt(np.trace(np.linalg.inv(points.information), axis1=1, axis2=2) / 2)
+    weight = known / max(float(known.sum()), 1e-12)
+    return np.column_stack([in_a, in_a - points.offsets, sd, weight]).astype(np.float32)

@@ -42,7 +42,8 @@ class Match:
     drow, dcol : float
         Position of b's first pixel minus that of a's, in px; the best guess if it is not good.
     sd : float
-        Standard deviation of each of the two, in px; infinite if it is not good.
+        Standard deviation of each of the two (their root mean square, where they differ), in px;
+        infinite if it is not good.
     quality : float
         0 to 1: how far the best place stands above the next best, times the share of the patches
         that bear it out. 0 is no better than another place; 1 is beyond doubt.
@@ -131,14 +132,16 @@ def match(
     return Match(
         drow=found.drow,
         dcol=found.dcol,
-        sd=found.sd,
+        sd=float(np.hypot(found.sd_row, found.sd_col) / np.sqrt(2)),
         quality=float(np.clip((1 - rivalry) * found.agreeing, 0, 1)),
         good=True,
         reason="",
         correlation=found.correlation,
-        patches=found.patches,
-        sd_row=found.sd,
-        sd_col=found.sd,
+        patches=len(found.points),
+        sd_row=found.sd_row,
+        sd_col=found.sd_col,
+        rotation=found.rotation,
+        points=found.points,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Literal
 
 import cv2
@@ -19,11 +20,12 @@ Side = Literal["top", "bottom", "left", "right"]
 LEAST_TILE = 64  # px
 # How far beyond the greatest offset a match looks, to tell "out of range" from wrong, in px.
 MARGIN = 8
-REDUCTIONS = ((3072, 8), (1024, 4), (512, 2))  # (least side of a tile in px, reduction)
-# The band that is kept, as standard deviations of two Gaussians, in reduced px.
-BAND_FINE, BAND_WIDE = 0.8, 4.0
+REDUCTIONS = ((2048, 8), (1024, 4), (512, 2))  # (least side of a tile in px, reduction)
+# The band that is kept, as standard deviations of two Gaussians, in reduced px. Two boxes of
+# BAND_BOX are near to the wider one and cost a tenth.
+BAND_FINE, BAND_WIDE, BAND_BOX = 0.8, 4.0, 9
 CLIP = 3.0  # values beyond so many standard deviations are cut, so that debris cannot rule
-SAMPLE = 61  # every so manieth pixel sets the levels; a prime, so that no column is favoured
+SAMPLE = 8192  # about so many pixels set the levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,22 +73,13 @@ class MatchTile:
             A copy that matches as the whole tile does, within that width.
         """
         step = self.reduction
-        height, across = self.fine.shape
-        keep = -(-int(width + MARGIN) // step) * step
-        top = max(0, (height - keep) // step * step) if side == "bottom" else 0
-        left = max(0, (across - keep) // step * step) if side == "right" else 0
-        bottom = min(height, keep) if side == "top" else height
-        right = min(across, keep) if side == "left" else across
-        rows, columns = (
-            slice(top // step, -(-bottom // step)),
-            slice(left // step, -(-right // step)),
-        )
+        rows, columns = _edge(self.fine.shape, side, width, step)
         return replace(
             self,
-            fine=self.fine[top:bottom, left:right].copy(),
-            coarse=self.coarse[rows, columns].copy(),
-            top=self.top + top,
-            left=self.left + left,
+            fine=self.fine[rows, columns].copy(),
+            coarse=self.coarse[_over(rows, step), _over(columns, step)].copy(),
+            top=self.top + rows.start,
+            left=self.left + columns.start,
         )
 
 
@@ -109,24 +102,9 @@ def prepare(tile: NDArray[np.unsignedinteger]) -> MatchTile:
     ValueError
         If it is not two-dimensional or too small.
     """
-    if tile.dtype not in (np.uint8, np.uint16):
-        raise TypeError(f"tile is {tile.dtype}; it must be uint8 or uint16")
-    if tile.ndim != 2 or min(tile.shape) < LEAST_TILE:
-        raise ValueError(
-            f"tile has shape {tile.shape}; it must be (height, width), "
-            f"{LEAST_TILE} × {LEAST_TILE} px or more"
-        )
-    tile = np.ascontiguousarray(tile)
-    reduction = next((step for least, step in REDUCTIONS if max(tile.shape) >= least), 1)
-    low, high = np.percentile(tile.ravel()[::SAMPLE], (0.5, 99.5)).tolist()
-    # Room for what the sample did not see; beyond it pixels are hot, dead or opaque.
-    margin = max((high - low) / 4, 1.0)
-    scale = 255 / (high - low + 2 * margin)
-    fine = np.empty(tile.shape, np.uint8)
-    _quantise(tile, np.float32(low - margin), np.float32(scale), fine)
-    return MatchTile(
-        (tile.shape[0], tile.shape[1]), reduction, fine, _reduced_band(fine, reduction)
-    )
+    _check(tile)
+    whole = slice(0, tile.shape[0]), slice(0, tile.shape[1])
+    return _prepare(tile, whole, _levels(tile))
 
 
 def prepare_edges(
@@ -151,8 +129,12 @@ def prepare_edges(
     TypeError, ValueError
         As `prepare`.
     """
-    whole = prepare(tile)
-    return {side: whole.edge(side, width) for side, width in widths.items()}
+    _check(tile)
+    levels, step = _levels(tile), _reduction(tile.shape)
+    return {
+        side: _prepare(tile, _edge(tile.shape, side, width, step), levels)
+        for side, width in widths.items()
+    }
 
 
 def overlap(
@@ -182,35 +164,105 @@ def overlap(
     return a.fine[in_a[0], in_a[1]], b.fine[in_b[0], in_b[1]]
 
 
-def _reduced_band(fine: NDArray[np.uint8], reduction: int) -> NDArray[np.float32]:
-    """Reduce an image, keep a band of frequencies, and bring its contrast to 1."""
-    reduced = np.empty([side // reduction for side in fine.shape], np.float32)
-    _block_means(fine, reduction, reduced)
+def _check(tile: NDArray[np.unsignedinteger]) -> None:
+    """Refuse what is no tile."""
+    if tile.dtype not in (np.uint8, np.uint16):
+        raise TypeError(f"tile is {tile.dtype}; it must be uint8 or uint16")
+    if tile.ndim != 2 or min(tile.shape) < LEAST_TILE:
+        raise ValueError(
+            f"tile has shape {tile.shape}; it must be (height, width), "
+            f"{LEAST_TILE} × {LEAST_TILE} px or more"
+        )
+
+
+def _reduction(shape: tuple[int, ...]) -> int:
+    return next((step for least, step in REDUCTIONS if max(shape) >= least), 1)
+
+
+def _edge(shape: tuple[int, ...], side: Side, width: float, step: int) -> tuple[slice, slice]:
+    """Give the rows and columns of an edge, beginning at multiples of a step."""
+    height, across = shape
+    keep = -(-int(width + MARGIN) // step) * step
+    rows, columns = slice(0, height), slice(0, across)
+    if side == "top":
+        rows = slice(0, min(height, keep))
+    elif side == "bottom":
+        rows = slice(max(0, height - keep) // step * step, height)
+    elif side == "left":
+        columns = slice(0, min(across, keep))
+    else:
+        columns = slice(max(0, across - keep) // step * step, across)
+    return rows, columns
+
+
+def _over(part: slice, step: int) -> slice:
+    return slice(part.start // step, -(-part.stop // step))
+
+
+def _levels(tile: NDArray[np.unsignedinteger]) -> tuple[float, float]:
+    """Give the lowest grey level that is kept, and how many of the 256 levels one count makes."""
+    stride = max(1, tile.size // SAMPLE)
+    # Without a common divisor with the width, the sample favours no column.
+    while gcd(stride, tile.shape[1]) > 1:
+        stride += 1
+    low, high = np.percentile(tile.ravel()[::stride], (0.5, 99.5)).tolist()
+    # Room for what the sample did not see; beyond it pixels are hot, dead or opaque.
+    margin = max((high - low) / 4, 1.0)
+    return low - margin, 255 / (high - low + 2 * margin)
+
+
+def _prepare(
+    tile: NDArray[np.unsignedinteger], part: tuple[slice, slice], levels: tuple[float, float]
+) -> MatchTile:
+    """Make what matching keeps of a part of a tile."""
+    step = _reduction(tile.shape)
+    top, left = part[0].start, part[1].start
+    sides = part[0].stop - top, part[1].stop - left
+    fine = np.empty(sides, np.uint8)
+    reduced = np.empty([side // step for side in sides], np.float32)
+    place = top, left, step
+    _quantise(np.ascontiguousarray(tile), place, np.array(levels, np.float32), fine, reduced)
+    return MatchTile(
+        shape=(tile.shape[0], tile.shape[1]),
+        reduction=step,
+        fine=fine,
+        coarse=_band(reduced),
+        top=top,
+        left=left,
+    )
+
+
+def _band(reduced: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Keep a band of frequencies, and bring its contrast to 1."""
     band = cv2.GaussianBlur(reduced, (0, 0), BAND_FINE)
-    cv2.subtract(band, cv2.GaussianBlur(reduced, (0, 0), BAND_WIDE), dst=band)
-    spread = max(float(band.std()), 1e-6)
+    wide = cv2.blur(cv2.blur(reduced, (BAND_BOX, BAND_BOX)), (BAND_BOX, BAND_BOX))
+    cv2.subtract(band, wide, dst=band)
+    spread = max(float(cv2.meanStdDev(band)[1].item()), 1e-6)
     return np.clip(band, -CLIP * spread, CLIP * spread) / np.float32(spread)
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _quantise(tile, low, scale, fine):  # type: ignore[no-untyped-def]
-    """Scale to 256 levels."""
-    rows, columns = tile.shape
+def _quantise(tile, place, levels, fine, reduced):  # type: ignore[no-untyped-def]
+    """Scale a part of a tile to 256 levels, and average blocks of them, in one pass."""
+    first, left, step = place
+    low, scale = levels
+    rows, columns = fine.shape
     half, zero, top = np.float32(0.5), np.float32(0), np.float32(255)
+    share = np.float32(1 / step**2)
+    sums = np.zeros(columns, np.uint16)
     for r in range(rows):
-        for c in range(columns):
-            value = (np.float32(tile[r, c]) - low) * scale + half
-            fine[r, c] = np.uint8(min(max(value, zero), top))
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _block_means(image, side, means):  # type: ignore[no-untyped-def]
-    """Average blocks of pixels."""
-    share = np.float32(1 / side**2)
-    for i in range(means.shape[0]):
-        for j in range(means.shape[1]):
-            total = np.uint32(0)
-            for r in range(i * side, (i + 1) * side):
-                for c in range(j * side, (j + 1) * side):
-                    total += image[r, c]
-            means[i, j] = np.float32(total) * share
+        # Slices, so that the inner loops have no index to check and use vectors.
+        line, out = tile[first + r, left : left + columns], fine[r]
+        for c in range(len(out)):
+            value = (np.float32(line[c]) - low) * scale + half
+            out[c] = np.uint8(np.int32(min(max(value, zero), top)))
+        for c in range(len(out)):
+            sums[c] += out[c]
+        if (r + 1) % step == 0:
+            means = reduced[r // step]
+            for j in range(len(means)):
+                total = np.uint32(0)
+                for c in range(j * step, (j + 1) * step):
+                    total += sums[c]
+                means[j] = np.float32(total) * share
+            sums[:] = 0

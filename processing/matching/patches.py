@@ -1,0 +1,290 @@
+"""Where in an overlap to look, and how offsets may vary over it.
+
+A few patches that know much and lie all along an overlap tell its offset; a lens makes them differ
+smoothly, which is no reason to doubt them.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from processing.matching.search import Costs
+from processing.matching.tile import MatchTile
+
+# All in px of full resolution, unless said otherwise.
+BORDER = 5  # what is left out along the overlap's border, where smoothing lacks neighbours
+LEAST_LENGTH, LEAST_WIDTH = 64, 8  # a patch is at least so long, and at least so wide
+ELONGATED = 2.5  # an overlap so many times as long as wide changes along its length only
+LEAST_FOR_SLOPES, LEAST_FOR_CURVES = 5, 10  # patches that it takes to tell how offsets vary
+DISTORTION = 30.0  # by how much offsets may vary over an overlap, as a standard deviation
+FIT_NOISE = 0.5  # error of one patch's offset, as a standard deviation
+PLAIN = 0.8  # if patches that know so much of all agree on one lag, no curve is looked for
+MOST_MEMBERS = 12  # of so many patches that know most, any three may make a curve
+CLEARLY = 1.2  # by what factor it must fit better than one lag for all
+TOLERANCES = (6.0, 3.0, 1.5)  # how far a patch may lie off and still count, fit by fit
+
+
+def overlap_box(a: MatchTile, b: MatchTile, offset: NDArray[np.int64]) -> tuple[int, int, int, int]:
+    """Give (top, bottom, left, right) of what two tiles share, in px of a's `fine`."""
+    box: list[int] = []
+    for axis in (0, 1):
+        begin_a, begin_b = (a.top, a.left)[axis], (b.top, b.left)[axis] + int(offset[axis])
+        begin = max(begin_a, begin_b)
+        end = min(begin_a + a.fine.shape[axis], begin_b + b.fine.shape[axis])
+        box += [begin - begin_a, max(begin, end) - begin_a]
+    return box[0], box[1], box[2], box[3]
+
+
+def divide(box: tuple[int, int, int, int], longest: int) -> NDArray[np.int64]:
+    """Divide an overlap into patches, clear of its border.
+
+    Parameters
+    ----------
+    box : (int, int, int, int)
+        Its top, bottom, left and right.
+    longest : int
+        The longest side of a patch, in px.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 4)
+        [top, bottom, left, right] of each, in order along the overlap; none if it is too thin.
+    """
+    starts = box[0] + BORDER, box[2] + BORDER
+    inner = box[1] - BORDER - starts[0], box[3] - BORDER - starts[1]
+    if min(inner) < LEAST_WIDTH:
+        return np.empty((0, 4), np.int64)
+    side = min(max(min(inner), LEAST_LENGTH), longest)
+    counts = [max(1, round(length / side)) for length in inner]
+    tops, lefts = (
+        start + length * np.arange(count + 1) // count
+        for start, length, count in zip(starts, inner, counts, strict=True)
+    )
+    if inner[1] > inner[0]:
+        columns, rows = np.divmod(np.arange(counts[0] * counts[1]), counts[0])
+    else:
+        rows, columns = np.divmod(np.arange(counts[0] * counts[1]), counts[1])
+    return np.stack([tops[rows], tops[rows + 1], lefts[columns], lefts[columns + 1]], axis=1)
+
+
+def choose(
+    a: MatchTile, b: MatchTile, patches: NDArray[np.int64], shift: NDArray[np.int64], most: int
+) -> NDArray[np.int64]:
+    """Keep the patches that know most, one of each stretch of the overlap.
+
+    Parameters
+    ----------
+    a, b : MatchTile
+    patches : ndarray of int64, shape (n, 4)
+        In order along the overlap.
+    shift : ndarray of int64, shape (2,)
+        What is added to rows and columns of a's `fine` to come to the same place in b's.
+    most : int
+        How many are kept at most.
+
+    Returns
+    -------
+    ndarray of int64, shape (≤ most, 4)
+    """
+    if len(patches) <= most:
+        return patches
+    # What a pair knows is limited by the one of the two that shows less.
+    known = np.minimum(_energy(a, patches), _energy(b, patches + np.repeat(shift, 2)))
+    stretches = np.array_split(np.arange(len(patches)), most)
+    return patches[[stretch[known[stretch].argmax()] for stretch in stretches]]
+
+
+def _energy(tile: MatchTile, patches: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum the squares of the reduced tile over each patch."""
+    sums = cv2.integral(tile.coarse * tile.coarse)
+    limits = np.repeat(tile.coarse.shape, 2)
+    top, bottom, left, right = np.clip(patches // tile.reduction, 0, limits).T
+    return np.asarray(sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left])
+
+
+class Field:
+    """A smooth field of offsets over an overlap: a polynomial of its places.
+
+    Parameters
+    ----------
+    patches : ndarray of int64, shape (n, 4)
+        [top, bottom, left, right] of the patches that it is fitted to, in px; how many they are and
+        how they lie decides what it may do: be constant, slope, or bend too.
+    """
+
+    def __init__(self, patches: NDArray[np.int64]) -> None:
+        places = middles(patches)
+        low, high = places.min(axis=0), places.max(axis=0)
+        self._middle = (low + high) / 2
+        extent = high - low
+        self._scale = max(float(extent.max()) / 2, 1.0)
+        if len(patches) < LEAST_FOR_SLOPES:
+            powers = [(0, 0)]
+        elif len(patches) < LEAST_FOR_CURVES:
+            powers = [(0, 0), (1, 0), (0, 1)]
+        elif extent.max() > ELONGATED * extent.min():
+            powers = [(0, 0), (1, 0), (0, 1), (2, 0) if extent[0] > extent[1] else (0, 2)]
+        else:
+            powers = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)]
+        self._powers = np.array(powers)
+        self._factors = np.zeros((len(powers), 2))
+        self._prior = np.full(len(powers), (FIT_NOISE / DISTORTION) ** 2)
+        self._prior[0] = 1e-9
+
+    def basis(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the polynomial's terms, shape (n, terms), at places of shape (n, 2)."""
+        scaled = (places - self._middle) / self._scale
+        rows = np.stack([np.ones(len(scaled)), scaled[:, 0], scaled[:, 0] ** 2])
+        columns = np.stack([np.ones(len(scaled)), scaled[:, 1], scaled[:, 1] ** 2])
+        return np.asarray((rows[self._powers[:, 0]] * columns[self._powers[:, 1]]).T)
+
+    def fit(
+        self,
+        places: NDArray[np.float64],
+        values: NDArray[np.float64],
+        weights: NDArray[np.float64],
+    ) -> None:
+        """Fit by weighted least squares; terms that the places do not tell stay small."""
+        self._fit_terms(self.basis(places), values, weights)
+
+    def fit_robustly(
+        self,
+        places: NDArray[np.float64],
+        values: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        start: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Fit what most of the weight agrees on, and give how far each place lies off the fit.
+
+        Parameters
+        ----------
+        places, values : ndarray of float64, shape (n, 2)
+            Values may be NaN where nothing was found.
+        weights : ndarray of float64, shape (n,)
+        start : ndarray of float64, shape (n, 2)
+            What is expected; the fit sets out from it.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            In px; infinite where nothing was found.
+        """
+        found = np.isfinite(values[:, 0])
+        away = np.where(found, _length(values - start), np.inf)
+        known = np.where(found[:, None], values, 0.0)
+        weights = weights / max(float(weights.max()), 1e-12)
+        terms = self.basis(places)
+        for tolerance in TOLERANCES:
+            near = weights * np.maximum(1 - (away / (2 * tolerance)) ** 2, 0) ** 2
+            if not near.any():
+                break
+            self._fit_terms(terms, known, near)
+            away = np.where(found, _length(known - terms @ self._factors), np.inf)
+        return away
+
+    def _fit_terms(
+        self, terms: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> None:
+        weighted = terms.T * weights
+        normal = weighted @ terms
+        normal.flat[:: len(normal) + 1] += self._prior
+        self._factors = np.asarray(np.linalg.solve(normal, weighted @ values), dtype=np.float64)
+
+    def at(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the field, shape (n, 2), at places of shape (n, 2), in px."""
+        return np.asarray(self.basis(places) @ self._factors)
+
+
+def _length(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.hypot(steps[:, 0], steps[:, 1])
+
+
+def middles(patches: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the middle (row, column) of each patch, shape (n, 2), in px."""
+    return (patches[:, ::2] + patches[:, 1::2] - 1) / 2
+
+
+def follow(
+    patches: NDArray[np.int64], costs: Costs, lags: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Find the lag of each patch when offsets may vary smoothly.
+
+    Of all curves (in a wide overlap, planes) through the valleys of three patches, the one along
+    which the costs of all patches are least; only if that is clearly less than one lag for all.
+
+    Parameters
+    ----------
+    patches : ndarray of int64, shape (n, 4)
+    costs : Costs
+    lags : ndarray of float64, shape (n, 2)
+        Each patch's own valley; NaN if it has none.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, 2)
+        In px looked at.
+    """
+    total = costs.of.sum(axis=0)
+    common = np.array(divmod(int(total.argmin()), total.shape[1]), float) - costs.reach
+    gains = costs.of - costs.of.mean(axis=(1, 2), keepdims=True)
+    chosen = np.repeat(common[None], len(patches), axis=0)
+    found = np.isfinite(lags[:, 0])
+    if len(patches) < LEAST_FOR_SLOPES or np.count_nonzero(found) < 3:
+        return chosen
+    known = -gains.min(axis=(1, 2)) * found
+    near = np.abs(np.nan_to_num(lags - common, nan=np.inf)).max(axis=1) <= 1
+    if known[near].sum() > PLAIN * known.sum():
+        return chosen
+    places = middles(patches)
+    extent = np.ptp(places, axis=0)
+    scaled = (places - places.mean(axis=0)) / max(float(extent.max()), 1.0)
+    if extent.max() > ELONGATED * extent.min():
+        along = scaled[:, int(extent.argmax())]
+        terms = np.stack([np.ones(len(along)), along, along**2], axis=1)
+    else:
+        terms = np.column_stack([np.ones(len(scaled)), scaled])
+    members = np.sort(np.argsort(known)[-MOST_MEMBERS:])
+    members = members[np.take(found, members)]
+    best, factors = _best_curve(gains, terms, lags, members)
+    i, j = (common + costs.reach).astype(int)
+    if best < CLEARLY * gains[:, i, j].sum():
+        return np.asarray(terms @ factors)
+    return chosen
+
+
+@njit(nogil=True, cache=True)
+def _best_curve(gains, terms, lags, members):  # type: ignore[no-untyped-def]
+    """Try all triples; give the least sum of gains and the factors that lead to it."""
+    best, factors = 0.0, np.zeros((3, 2))
+    reach = gains.shape[1] // 2
+    trial = np.empty((3, 2))
+    for x in range(len(members)):
+        for y in range(x):
+            for z in range(y):
+                i, j, k = members[x], members[y], members[z]
+                normal = np.stack((terms[i], terms[j], terms[k]))
+                # Its inverse, by cross products of its rows.
+                first = np.cross(normal[1], normal[2])
+                determinant = np.sum(first * normal[0])
+                if abs(determinant) < 1e-3:
+                    continue
+                second = np.cross(normal[2], normal[0])
+                third = np.cross(normal[0], normal[1])
+                for axis in range(2):
+                    trial[:, axis] = (
+                        first * lags[i, axis] + second * lags[j, axis] + third * lags[k, axis]
+                    ) / determinant
+                total = 0.0
+                for p in range(len(terms)):
+                    row = np.sum(terms[p] * trial[:, 0]) + reach
+                    column = np.sum(terms[p] * trial[:, 1]) + reach
+                    r, c = int(np.rint(row)), int(np.rint(column))
+                    if 0 <= r <= 2 * reach and 0 <= c <= 2 * reach:
+                        total += gains[p, r, c]
+                if total < best:
+                    best = total
+                    factors[:] = trial
+    return best, factors
