@@ -27,6 +27,8 @@ from bluesky_tiled_plugins import TiledWriter
 from event_model import NumpyEncoder, RunRouter
 from tiled.client import from_uri
 
+from callbacks.tiled_arrays import ArraysAtOnce
+
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 100  # events: a table grows on the web page while a run lasts, at 1 ms an event
@@ -63,10 +65,10 @@ class TiledSink:
     """A callback that writes runs to Tiled; it never blocks and never raises.
 
     A call only puts the document into a queue. One thread writes it to the run's journal, another
-    to Tiled by `bluesky_tiled_plugins.TiledWriter`, in batches, and takes the journal away once the
-    run is there as a whole. If Tiled does not answer, or fails during a run, that run's journal
-    stays; at the next run it is tried anew. (`TiledWriter` has a backup of its own, but keeps it in
-    memory until something fails, and cannot write numpy values.)
+    to Tiled by `bluesky_tiled_plugins.TiledWriter`, events in batches and arrays at once, and takes
+    the journal away once the run is there as a whole. If Tiled does not answer, or fails during a
+    run, that run's journal stays; at the next run it is tried anew. (`TiledWriter` has a backup of
+    its own, but keeps it in memory until something fails, and cannot write numpy values.)
 
     Parameters
     ----------
@@ -212,7 +214,9 @@ class TiledSink:
         if not run.failed:
             try:
                 if run.writer is None:
-                    run.writer = TiledWriter(self._connect(), batch_size=self._batch_size)
+                    run.writer = TiledWriter(
+                        self._connect(), normalizer=ArraysAtOnce, batch_size=self._batch_size
+                    )
                 run.writer(name, json.loads(line)["doc"])
             except Exception as error:
                 run.failed = True
