@@ -131,7 +131,7 @@ class TileState:
     counts : ndarray of uint32, shape (65536,), or None
         Pixels of each value in the flat-fielded image.
     equalised : ndarray of uint8 or None
-        The tile at half its resolution as it is best shown.
+        The tile at a quarter of its resolution as it is best shown.
     buffers : Buffers
     """
 

@@ -32,6 +32,7 @@ from processing.statistics import (
 )
 
 DARK = 0.1  # pixels below so much of the tile's 99th percentile are dark: no specimen is
+SHOWN = "level_2"  # the level of the pyramid that pictures are made of
 
 
 class Flip(Step):
@@ -245,9 +246,9 @@ class Pyramid(Step):
 
 
 class Equalise(Step):
-    """Make the picture that is shown: half as high and wide, in 256 levels, evenly contrasted.
+    """Make the picture that is shown: a quarter as high and wide, in 256 levels, even in contrast.
 
-    Every picture of a tile is far smaller, and at half the resolution it costs a quarter.
+    Every picture of a tile is smaller still, and the whole tile would cost sixteen times as much.
 
     Parameters
     ----------
@@ -257,7 +258,7 @@ class Equalise(Step):
         Regions along each axis that are equalised on their own.
     """
 
-    needs = ("p01", "p99", "level_1")
+    needs = ("p01", "p99", SHOWN)
     makes = ("equalised",)
 
     def __init__(self, clip: float = CLIP, grid: int = GRID) -> None:
@@ -267,13 +268,14 @@ class Equalise(Step):
 
     def __call__(self, tile: TileState) -> None:
         """Scale and equalise."""
-        level = tile.arrays["level_1"]
+        level = tile.arrays[SHOWN]
         low, high = tile.figures["p01"], tile.figures["p99"]
         # Room for what is darker and brighter than nearly all; equalising closes what stays empty.
         margin = max((high - low) / 4, 1.0)
         out = tile.buffers.get("equalised", level.shape, np.uint8)
         grey_levels(level, low - margin, high + margin, out)
-        tile.equalised = equalise(out, self.clip, self.grid, out)
+        grid = min(self.grid, *level.shape)
+        tile.equalised = equalise(out, self.clip, grid, out)
 
 
 class Picture(Step):
@@ -290,8 +292,8 @@ class Picture(Step):
     needs = ("equalised",)
 
     def __init__(self, name: str, scale: float) -> None:
-        if not 0 < scale <= 0.5:
-            raise ValueError(f"scale is {scale}; it must lie between 0 and 0.5")
+        if not 0 < scale <= 0.25:
+            raise ValueError(f"scale is {scale}; it must lie between 0 and 0.25")
         self.name, self.scale = name, scale
 
     def arrays(self, shape: tuple[int, int]) -> Mapping[str, ArraySpec]:
