@@ -4,7 +4,7 @@ A wrong offset that is believed spoils a mosaic; one that is missing does not. S
 stand out from all other offsets, and be borne out by several patches on their own.
 """
 
-from processing.matching.match import MAX_OFFSET, Match, Reason, match
+from processing.matching.match import MAX_OFFSET, Match, Reason, match, match_points
 from processing.matching.tile import MatchTile, Side, prepare, prepare_edges
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Reason",
     "Side",
     "match",
+    "match_points",
     "prepare",
     "prepare_edges",
 ]

@@ -20,8 +20,9 @@ from processing.matching.tile import MatchTile
 PATCH, PATCHES = 96, 16  # the longest side of a patch, and the most patches
 FOLLOWED = 20  # to either side of the common place that each patch is looked for
 REACH = 3  # lags to either side that are compared then, in px of the resolution looked at
-LEAST_TO_HALVE = 64  # the thinnest overlap that is looked at at half the resolution
-RECENTRES = 4  # how often the lags may be moved on to follow the best place
+LEAST_TO_HALVE = 48  # the thinnest patch that is looked at at half the resolution
+SEARCHES = 4  # how often patches may be looked for, each time nearer to where they are
+ENOUGH = 0.9  # of all that the patches know; if so much agrees, no further search is made
 AGREE = 1.5  # how near a patch must come to what the others tell
 LEAST_SD = 0.001  # what a match may always be off by
 PRIOR_PATCHES = 8  # the error that noise predicts counts as much as that of so many patches
@@ -59,12 +60,11 @@ class Fine:
 
 
 class _Located(NamedTuple):
-    """Patches whose places in b are known to some tenths of a pixel, and which of them agree."""
+    """The patches that agree, with their places in b to some tenths of a pixel."""
 
     boxes: NDArray[np.int64]
     shifts: NDArray[np.float64]
-    away: NDArray[np.float64]
-    depths: NDArray[np.float64]
+    share: float
     correlation: float
 
 
@@ -99,11 +99,8 @@ def refine(a: MatchTile, b: MatchTile, place: tuple[float, float]) -> Fine | Non
     located = _locate(a, b, boxes, shift + _follow(a, b, boxes, shift))
     if located is None:
         return None
-    agree = located.away < AGREE
-    known = located.depths
-    share = float(known[agree].sum() / max(known.sum(), 1e-12))
-    points = _measure(a, b, located.boxes[agree], located.shifts[agree])
-    return _together(a, b, points, located.correlation, share) if len(points.places) else None
+    points = _measure(a, b, located)
+    return _together(a, points, located) if len(points.places) else None
 
 
 def locate_patches(
@@ -134,10 +131,7 @@ def locate_patches(
     if not len(boxes):
         return points[:0]
     located = _locate(a, b, boxes, _origin(a, b) - field.at(middles(boxes)))
-    if located is None:
-        return points[:0]
-    agree = located.away < 2 * AGREE
-    return _as_points(a, _measure(a, b, located.boxes[agree], located.shifts[agree]))
+    return points[:0] if located is None else _as_points(a, _measure(a, b, located))
 
 
 def _origin(a: MatchTile, b: MatchTile) -> NDArray[np.int64]:
@@ -163,56 +157,60 @@ def _locate(
 ) -> _Located | None:
     """Find each patch near where it is expected, and which agree with the others."""
     # To some tenths of a pixel half the resolution does, at a quarter of the cost.
-    thin = (boxes[:, 1::2] - boxes[:, ::2]).min() < LEAST_TO_HALVE - 16
+    thin = (boxes[:, 1::2] - boxes[:, ::2]).min() < LEAST_TO_HALVE
     step = 1 if thin else 2
-    for _ in range(RECENTRES):
+    best = None
+    for _ in range(SEARCHES):
         whole = np.round(expected).astype(np.int64)
         costs = search((a.fine, b.fine), boxes, whole, step, REACH)
         summed = costs.of.sum(axis=0)
-        total = valleys(summed[None])[0]
-        if not np.isnan(total[0]):
+        common = valleys(summed[None])[0, :2]
+        if np.isnan(common).any():
+            lag = np.array(divmod(int(summed.argmin()), summed.shape[1])) - REACH
+            expected = expected + step * lag
+            continue
+        field = Field(boxes)
+        located = _agreed(boxes, whole + step * common, (whole, step, costs), field)
+        if best is not None and located.share <= best.share:
             break
-        lag = np.array(divmod(int(summed.argmin()), summed.shape[1])) - REACH
-        expected = expected + step * lag
-    else:
-        return None
-    return _agreed(boxes, whole, costs, step, total[:2])
+        best = located
+        if best.share > ENOUGH:
+            break
+        # Where a lens bends the offset, the patches that agree tell where the others are.
+        expected = field.at(middles(boxes))
+    return best
 
 
 def _agreed(
     boxes: NDArray[np.int64],
-    whole: NDArray[np.int64],
-    costs: Costs,
-    step: int,
-    common: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    searched: tuple[NDArray[np.int64], int, Costs],
+    field: Field,
 ) -> _Located:
-    """Compare each patch's own place with a smooth field through all of them."""
+    """Fit a smooth field to what was found, and tell which patches agree with it."""
+    whole, step, costs = searched
     own = valleys(costs.of)
     shifts = whole + step * own[:, :2]
     depths = costs.depths()
-    away = Field(boxes).fit_robustly(middles(boxes), shifts, depths, whole + step * common)
-    agree = away < AGREE
+    agree = field.fit_robustly(middles(boxes), shifts, depths, expected) < AGREE
     correlation = 0.0
     if agree.any():
         correlation = 1 - float(own[agree, 2].sum() / max(costs.energy[agree].sum(), 1e-12))
-    return _Located(boxes, shifts, away, depths, correlation)
+    share = float(depths[agree].sum() / max(depths.sum(), 1e-12))
+    return _Located(boxes[agree], shifts[agree], share, correlation)
 
 
-def _measure(
-    a: MatchTile, b: MatchTile, boxes: NDArray[np.int64], shifts: NDArray[np.float64]
-) -> _Points:
+def _measure(a: MatchTile, b: MatchTile, located: _Located) -> _Points:
     """Measure the offset of each patch; leave out those that tell none."""
-    found = polish((a.fine, b.fine), boxes, shifts)
+    found = polish((a.fine, b.fine), located.boxes, located.shifts)
     kept = np.trace(found.information, axis1=1, axis2=2) > 0
-    kept &= np.abs(found.shifts - shifts).max(axis=1) < AGREE
+    kept &= np.abs(found.shifts - located.shifts).max(axis=1) < AGREE
     return _Points(
-        middles(boxes)[kept], (_origin(a, b) - found.shifts)[kept], found.information[kept]
+        middles(located.boxes)[kept], (_origin(a, b) - found.shifts)[kept], found.information[kept]
     )
 
 
-def _together(
-    a: MatchTile, b: MatchTile, points: _Points, correlation: float, share: float
-) -> Fine:
+def _together(a: MatchTile, points: _Points, located: _Located) -> Fine:
     """Make one offset of those of all patches."""
     known = points.information.sum(axis=0)
     offset = np.linalg.solve(known, np.einsum("nij,nj->i", points.information, points.offsets))
@@ -223,8 +221,8 @@ def _together(
         sd_row=float(sd[0]),
         sd_col=float(sd[1]),
         rotation=_rotation(points),
-        correlation=correlation,
-        agreeing=share,
+        correlation=located.correlation,
+        agreeing=located.share,
         points=_as_points(a, points),
     )
 

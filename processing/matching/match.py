@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processing.matching.coarse import Peak, find_peak
-from processing.matching.fine import refine
+from processing.matching.fine import locate_patches, refine
 from processing.matching.tile import BAND_WIDE, MARGIN, MatchTile, overlap
 
 Reason = Literal["", "no texture", "ambiguous", "low correlation", "out of range"]
@@ -24,6 +24,7 @@ LEAST_PEAK = 6.5  # standard deviations above chance that a peak must stand
 MAX_RIVAL = 0.8  # height of the next peak, relative, from which on a match is ambiguous
 LEAST_AGREEING = 0.5  # the share of the patches, by what they know, that must bear it out
 LEAST_CORRELATION = 0.05
+POINT_SIDE, LEAST_POINT_SIDE = 64, 32  # of the patches of `match_points`, in px
 REPEATED = 0.5  # correlation that tiles reach at many offsets if their pattern is repeated
 LEAST_TEXTURE = 1.5  # variance of an overlap, reduced, relative to what white noise would have
 
@@ -143,6 +144,39 @@ def match(
         rotation=found.rotation,
         points=found.points,
     )
+
+
+def match_points(
+    a: MatchTile, b: MatchTile, match: Match, side: int = POINT_SIDE
+) -> NDArray[np.float32]:
+    """Locate patches all over the overlap of two tiles that match, each on its own.
+
+    What a lens model or an affine solve needs: where the same places lie in both tiles.
+
+    Parameters
+    ----------
+    a, b : MatchTile
+        Whole tiles, or edges that hold the whole overlap.
+    match : Match
+        Of the two; its `points` tell where the patches are looked for.
+    side : int
+        Of a patch, in px; smaller ones are more and know less.
+
+    Returns
+    -------
+    ndarray of float32, shape (m, 6)
+        As `Match.points`; patches that do not fit smoothly among the others are left out.
+
+    Raises
+    ------
+    ValueError
+        If the match is not good, or `side` is smaller than 32 px.
+    """
+    if not match.good:
+        raise ValueError(f"the match is not good ({match.reason}); no points can be found from it")
+    if side < LEAST_POINT_SIDE:
+        raise ValueError(f"side is {side} px; it must be {LEAST_POINT_SIDE} px or more")
+    return locate_patches(a, b, match.points, side)
 
 
 def _bad(place: tuple[float, float], reason: Reason) -> Match:

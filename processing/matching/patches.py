@@ -57,7 +57,7 @@ def divide(box: tuple[int, int, int, int], longest: int) -> NDArray[np.int64]:
     inner = box[1] - BORDER - starts[0], box[3] - BORDER - starts[1]
     if min(inner) < LEAST_WIDTH:
         return np.empty((0, 4), np.int64)
-    side = min(max(min(inner), LEAST_LENGTH), longest)
+    side = min(max(min(inner), min(LEAST_LENGTH, longest)), longest)
     counts = [max(1, round(length / side)) for length in inner]
     tops, lefts = (
         start + length * np.arange(count + 1) // count
