@@ -7,7 +7,7 @@ the memory, and blocks may be made in any order by any number of workers: each p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -49,6 +49,23 @@ class Layout:
     tile_shape: tuple[int, int]
     shape: tuple[int, int]
     origin: tuple[int, int]
+
+    def touching(self, window: Window) -> NDArray[np.intp]:
+        """Give the indices of the tiles that lie in a window of the mosaic, in rising order."""
+        first, last = self.overlap(window)
+        return np.flatnonzero((first < last).all(axis=1))
+
+    def only(self, indices: ArrayLike) -> Layout:
+        """Give the same mosaic with some of its tiles alone, which are counted anew."""
+        return replace(self, corners=self.corners[np.asarray(indices, dtype=np.intp)])
+
+    def overlap(self, window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Give the first (row, column) of each tile in a window, and that after the last."""
+        begin, end = ([side.start for side in window], [side.stop for side in window])
+        return (
+            np.maximum(self.corners, begin),
+            np.minimum(self.corners + self.tile_shape, end),
+        )
 
 
 def plan_mosaic(positions: ArrayLike, tile_shape: tuple[int, int]) -> Layout:
@@ -135,7 +152,7 @@ def render(
 
     Where tiles overlap, "blend" takes their mean weighted by the distance to the nearest edge of
     each (as in feathering), and "cut" the pixel of the tile whose centre is nearest. A pixel that
-    is 0 holds nothing (a lens correction leaves such edges) and takes no part; where there is no
+    is 0 holds nothing (a tile may have been written in part) and takes no part; where there is no
     tile the mosaic is 0.
 
     Parameters
@@ -251,12 +268,9 @@ def _shifted(window: Window, origin: Window) -> Window:
 
 def _read_pieces(read_tile: ReadTile, layout: Layout, block: Window) -> list[_Piece]:
     """Read the parts of tiles that a block is made of, in the order of the tiles."""
-    begin = np.array([side.start for side in block])
-    end = np.array([side.stop for side in block])
-    first = np.maximum(layout.corners, begin)
-    last = np.minimum(layout.corners + layout.tile_shape, end)
+    first, last = layout.overlap(block)
     pieces = []
-    for index in np.flatnonzero((first < last).all(axis=1)):
+    for index in layout.touching(block):
         (top, left), (bottom, right) = first[index].tolist(), last[index].tolist()
         corner = int(layout.corners[index, 0]), int(layout.corners[index, 1])
         window = slice(top, bottom), slice(left, right)

@@ -141,6 +141,16 @@ def test_only_what_a_block_needs_of_a_tile_is_read():
     }
 
 
+def test_a_block_needs_the_tiles_that_touch_it_alone():
+    image, places = world(), grid(5, 5)
+    tiles, layout = tiles_of(image, places), plan_mosaic(places, TILE)
+    block = slice(64, 128), slice(64, 128)
+    near = layout.touching(block)
+    assert 4 <= len(near) < 16
+    found = render(reader([tiles[i] for i in near]), layout.only(near), block)
+    assert (found == render(reader(tiles), layout, block)).all()
+
+
 def test_a_missing_tile_leaves_a_hole():
     image, places = world(), grid(3, 3, jitter=0)
     tiles: list[np.ndarray | None] = list(tiles_of(image, places))
@@ -157,7 +167,7 @@ def test_a_missing_tile_leaves_a_hole():
 
 @pytest.mark.parametrize("seam", SEAMS)
 def test_pixels_that_hold_nothing_take_no_part(seam):
-    """A lens correction leaves edges of 0; they must not darken the seam."""
+    """What was not written of a tile reads as 0, which must not darken the seam."""
     left, right = np.full((20, 20), 1000, np.uint16), np.full((20, 20), 1000, np.uint16)
     left[:, 15:] = 0
     right[:3] = 0
