@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from event_model import ComposeDescriptorBundle, compose_run
+from event_model import ComposeDescriptorBundle, ComposeStreamResourceBundle, compose_run
+from event_model.documents.stream_datum import StreamRange
 from numpy.typing import DTypeLike
 
 from callbacks.frames import HDF5_MIMETYPE
@@ -22,6 +23,8 @@ ExitStatus = Literal["success", "abort", "fail"]
 
 SOURCE = "temline"
 ZARR_MIMETYPE = "application/x-zarr"
+TELL_SECONDS = 1.0  # rows of stored arrays are told of together, at most so often
+AXES = {1: ("bin",), 2: ("row", "column")}
 COPIED_FROM_RAW = ("sample", "operator", "roi", "montage", "calibration", "references")
 TEXT_LENGTH = 256
 
@@ -63,7 +66,7 @@ def image(shape: Sequence[int], dtype: DTypeLike, dims: Sequence[str]) -> dict[s
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file or store, of shape (1, height, width): a stack of one image.
+    """An array in a file or store that stacks one image, or one histogram, for each event.
 
     Attributes
     ----------
@@ -74,10 +77,10 @@ class StoredArray:
     dataset : str
         Path of the array in it.
     shape : tuple of int
-        (height, width) in px.
+        Of one: (height, width) in px, or the number of bins.
     dtype : str
     chunks : tuple of int
-        (height, width) of a chunk, in px.
+        What of one is in a chunk.
     mimetype : str
         `HDF5_MIMETYPE` or `ZARR_MIMETYPE`.
     """
@@ -110,8 +113,22 @@ def file_uri(path: str | Path) -> str:
     return Path(path).absolute().as_uri().replace("file://", "file://localhost", 1)
 
 
+@dataclass(eq=False)
+class _Stream:
+    """A stream that has been described, and what of its stored arrays has been told."""
+
+    bundle: ComposeDescriptorBundle
+    resources: tuple[ComposeStreamResourceBundle, ...] = ()
+    events: int = 0
+    told: int = 0
+    told_at: float = field(default_factory=time.time)
+
+
 class ProcessedRun:
     """A run that holds what was computed from a raw run.
+
+    Events are not checked against event-model's schema, which would take ten times as long as all
+    else that is done for them; the tests check them.
 
     Parameters
     ----------
@@ -137,7 +154,7 @@ class ProcessedRun:
     ) -> None:
         copied = {key: raw[key] for key in COPIED_FROM_RAW if key in raw}
         self._publish = publish
-        self._streams = streams
+        self._keys = streams
         self._run = compose_run(
             metadata={
                 **copied,
@@ -148,7 +165,8 @@ class ProcessedRun:
                 **(md or {}),
             }
         )
-        self._descriptors: dict[str, ComposeDescriptorBundle] = {}
+        self._kept: dict[str, tuple[StoredArray, ...]] = {}
+        self._streams: dict[str, _Stream] = {}
         publish("start", dict(self._run.start_doc))
 
     @property
@@ -156,56 +174,71 @@ class ProcessedRun:
         """The uid of this run."""
         return str(self._run.start_doc["uid"])
 
+    def keep(self, stream: str, arrays: Iterable[StoredArray]) -> None:
+        """Say which arrays in files have an item for each event of a stream, before the first."""
+        self._kept[stream] = tuple(arrays)
+
     def event(self, stream: str, data: Mapping[str, Any]) -> None:
         """Publish an event, and the stream's descriptor before the first."""
-        self._event(self._descriptor(stream, self._streams[stream]), data)
+        if stream not in self._streams:
+            self._streams[stream] = self._describe(stream)
+        one, now = self._streams[stream], time.time()
+        plain = {
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in data.items()
+        }
+        times = dict.fromkeys(plain, now)
+        event: Any = one.bundle.compose_event(plain, times, time=now, validate=False)
+        self._publish("event", event)
+        one.events += 1
+        if one.resources and now - one.told_at >= TELL_SECONDS:
+            self._tell(one, now)
 
     def arrays(
         self, stream: str, arrays: Iterable[StoredArray], data: Mapping[str, Any] | None = None
     ) -> None:
         """Publish arrays that lie in files, and numbers that belong to them, as one event."""
-        stored = tuple(arrays)
-        keys = dict(self._streams.get(stream, {}))
+        self.keep(stream, arrays)
+        self.event(stream, data or {})
+        self._tell(self._streams[stream], time.time())
+
+    def stop(self, exit_status: ExitStatus = "success", reason: str = "") -> None:
+        """End the run."""
+        for one in self._streams.values():
+            self._tell(one, time.time())
+        self._publish("stop", dict(self._run.compose_stop(exit_status, reason)))
+
+    def _describe(self, stream: str) -> _Stream:
+        """Publish the descriptor of a stream, and where its arrays lie."""
+        stored = self._kept.get(stream, ())
+        keys = {key: dict(value) for key, value in self._keys.get(stream, {}).items()}
         for array in stored:
-            dims = (f"row_{array.key}", f"column_{array.key}")  # sizes differ, so names must too
+            # Sizes differ, so names must too.
+            dims = [f"{axis}_{array.key}" for axis in AXES[len(array.shape)]]
             keys[array.key] = image(array.shape, array.dtype, dims)
-        descriptor = self._descriptor(stream, keys)
-        for array in stored:
-            resource = self._run.compose_stream_resource(  # type: ignore[misc]
+        bundle = self._run.compose_descriptor(stream, keys, object_keys={SOURCE: list(keys)})
+        self._publish("descriptor", dict(bundle.descriptor_doc))
+        resources = tuple(
+            self._run.compose_stream_resource(  # type: ignore[misc]
                 mimetype=array.mimetype,
                 uri=array.uri,
                 data_key=array.key,
                 parameters=array.parameters,
             )
-            datum = resource.compose_stream_datum(
-                indices={"start": 0, "stop": 1},
-                seq_nums={"start": 1, "stop": 2},
-                descriptor=descriptor.descriptor_doc,
-            )
+            for array in stored
+        )
+        for resource in resources:
             self._publish("stream_resource", dict(resource.stream_resource_doc))
-            self._publish("stream_datum", dict(datum))
-        self._event(descriptor, data or {})
+        return _Stream(bundle, resources)
 
-    def stop(self, exit_status: ExitStatus = "success", reason: str = "") -> None:
-        """End the run."""
-        self._publish("stop", dict(self._run.compose_stop(exit_status, reason)))
-
-    def _event(self, descriptor: ComposeDescriptorBundle, data: Mapping[str, Any]) -> None:
-        now = time.time()
-        plain = {
-            key: value.item() if isinstance(value, np.generic) else value
-            for key, value in data.items()
-        }
-        event = descriptor.compose_event(plain, dict.fromkeys(plain, now), time=now)
-        self._publish("event", dict(event))
-
-    def _descriptor(self, stream: str, keys: Mapping[str, Any]) -> ComposeDescriptorBundle:
-        if stream not in self._descriptors:
-            bundle = self._run.compose_descriptor(
-                stream,
-                {key: dict(value) for key, value in keys.items()},
-                object_keys={SOURCE: list(keys)},
-            )
-            self._descriptors[stream] = bundle
-            self._publish("descriptor", dict(bundle.descriptor_doc))
-        return self._descriptors[stream]
+    def _tell(self, one: _Stream, now: float) -> None:
+        """Publish which items of the stored arrays belong to the last events."""
+        if one.told < one.events:
+            indices = StreamRange(start=one.told, stop=one.events)
+            seq_nums = StreamRange(start=one.told + 1, stop=one.events + 1)
+            for resource in one.resources:
+                datum: Any = resource.compose_stream_datum(
+                    indices, seq_nums, one.bundle.descriptor_doc, validate=False
+                )
+                self._publish("stream_datum", datum)
+        one.told, one.told_at = one.events, now

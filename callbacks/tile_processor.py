@@ -13,14 +13,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from event_model import RunRouter
 
 from callbacks.documents import Publish
-from callbacks.montage_run import Job, MontageRun
+from callbacks.folders import DataFolders
+from callbacks.jobs import Job, Priority
+from callbacks.montage_run import MontageRun
 from callbacks.tile_jobs import ProcessorSettings
+from processing.quality import Thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +30,15 @@ logger = logging.getLogger(__name__)
 class TileProcessor:
     """A RunEngine callback that processes every montage, off the RunEngine's thread.
 
-    For each run whose start document has a `montage` it publishes a run ``process_montage`` with
-    the streams `tile`, `match`, `position`, `mosaic` and `montage`. Other runs are ignored. A tile
-    that cannot be processed is published with its `error`; it does not end the run. A tile that is
-    taken again replaces the earlier one in the matches, the solution and the mosaic. A montage that
-    was cut off is still solved, and its processed run ends with the same exit status.
+    For each run whose start document has a `montage` it publishes a run ``process_montage``, the
+    streams of which `callbacks.montage_streams` lists. Other runs are ignored. Tiles are published
+    in the order in which they were taken. A tile that cannot be processed is published with its
+    `error`; it does not end the run. A tile that is taken again replaces the earlier one in the
+    matches, the verdicts, the solution and the mosaic. A montage that was cut off is still solved,
+    and its processed run ends with the same exit status.
 
-    At most ``settings.max_in_flight`` frames are in memory; after them only the compact form of
-    those tiles is kept whose neighbours are still to be matched.
+    At most ``settings.max_in_flight`` frames are in memory; after them only the edges of those
+    tiles are kept whose neighbours are still to be matched.
 
     Parameters
     ----------
@@ -44,10 +47,10 @@ class TileProcessor:
     publish : callable
         Called with (name, document) on one thread; what it raises is logged.
     settings : ProcessorSettings
-    mosaic_root : Path
-        Folder of the mosaics; made if it is missing.
-    reference_root : Path, optional
-        Folder of the averages that `ReferenceProcessor` writes; without it nothing is flat-fielded.
+    folders : DataFolders
+        Where processed tiles and mosaics are written, and averages of reference frames are read.
+    thresholds : Thresholds, optional
+        From where on tiles and montages fail.
     """
 
     def __init__(
@@ -55,18 +58,16 @@ class TileProcessor:
         executor: Executor,
         publish: Publish,
         settings: ProcessorSettings,
-        mosaic_root: Path,
-        reference_root: Path | None = None,
+        folders: DataFolders,
+        thresholds: Thresholds | None = None,
     ) -> None:
-        self.settings = settings
-        self.mosaic_root = Path(mosaic_root)
-        self.reference_root = None if reference_root is None else Path(reference_root)
+        self.settings, self.folders = settings, folders
+        self.thresholds = thresholds or Thresholds()
         self._executor, self._consumer = executor, publish
         self._router = RunRouter([self._factory])
         self._runs: list[MontageRun] = []
-        self._urgent: deque[Job] = deque()
-        self._waiting: deque[Job] = deque()
-        self._in_flight = 0
+        self._waiting: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
+        self._in_flight = dict.fromkeys(Priority, 0)
 
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle = threading.Condition()
@@ -133,9 +134,9 @@ class TileProcessor:
 
     # On the own thread
 
-    def submit(self, job: Job, urgent: bool = False) -> None:
-        """Queue a job; an urgent one, which frees memory, goes before the others."""
-        (self._urgent if urgent else self._waiting).append(job)
+    def submit(self, job: Job) -> None:
+        """Queue a job; it goes before those of lower priority."""
+        self._waiting[job.priority].append(job)
 
     def publish(self, name: str, doc: dict[str, Any]) -> None:
         """Give a document to the consumer; a consumer's error is its own."""
@@ -181,22 +182,36 @@ class TileProcessor:
         """Keep the executor busy, within the bounds; take runs that ended off the list."""
         for run in self._runs:
             run.advance()
-        while self._in_flight < self.settings.max_in_flight and (self._urgent or self._waiting):
-            job = self._urgent.popleft() if self._urgent else self._waiting.popleft()
+        while (job := self._next_job()) is not None:
             try:
                 future = self._executor.submit(job.function, *job.arguments)
-            except RuntimeError as error:  # shut down, or its processes died
+            except RuntimeError as error:  # shut down
                 self._inbox.put(partial(job.done, None, error))
                 continue
-            self._in_flight += 1
+            self._in_flight[job.priority] += 1
             future.add_done_callback(partial(self._post, job))
         self._runs = [run for run in self._runs if not run.stopped]
+
+    def _next_job(self) -> Job | None:
+        """Take the next job from the queues, if there is room for it."""
+        if sum(self._in_flight.values()) >= self.settings.max_in_flight:
+            return None
+        for priority, jobs in self._waiting.items():
+            if jobs and (priority is not Priority.IDLE or self._may_idle()):
+                return jobs.popleft()
+        return None
+
+    def _may_idle(self) -> bool:
+        """Whether one more idle job may run: beside tiles that are being taken, one at a time."""
+        acquiring = any(not run.is_acquired for run in self._runs)
+        most = 1 if acquiring else self.settings.max_in_flight
+        return self._in_flight[Priority.IDLE] < most
 
     def _post(self, job: Job, future: Future[Any]) -> None:
         self._inbox.put(partial(self._complete, job, future))
 
     def _complete(self, job: Job, future: Future[Any]) -> None:
-        self._in_flight -= 1
+        self._in_flight[job.priority] -= 1
         try:
             result, error = future.result(), None
         except Exception as raised:

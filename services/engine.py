@@ -19,7 +19,8 @@ from bluesky import plan_stubs as bps
 from bluesky.preprocessors import SupplementalData
 from bluesky.utils import MsgGenerator
 
-from callbacks.quality import Quality
+from callbacks.folders import DataFolders
+from callbacks.quality import QualityGate
 from callbacks.references import ReferenceProcessor
 from callbacks.tile_jobs import ProcessorSettings
 from callbacks.tile_processor import TileProcessor
@@ -200,14 +201,14 @@ class Pipeline:
     sink : TiledSink
     tiles : TileProcessor
     references : ReferenceProcessor
-    quality : Quality
+    quality : QualityGate
         The gate for plans.
     """
 
     sink: TiledSink
     tiles: TileProcessor
     references: ReferenceProcessor
-    quality: Quality
+    quality: QualityGate
     executor: Executor
     processed: list[Consumer] = field(default_factory=list)
 
@@ -233,25 +234,26 @@ def make_pipeline(config: Config, processed: Iterable[Consumer] = ()) -> Pipelin
         Further consumers of the documents of processed runs, like a live table.
     """
     uri, key = tiled_access(config)
-    data = config.data.folder.absolute()
+    folders = DataFolders(config.data.folder.absolute())
     sink = TiledSink(uri, key, config.tiled.backup.absolute())
-    consumers: list[Consumer] = [sink, *processed]
+    thresholds = Thresholds(**config.quality.model_dump())
+    gate = QualityGate(thresholds, behind=lambda: tiles.tiles_behind)
+    consumers: list[Consumer] = [gate, sink, *processed]
 
     def publish(name: str, doc: dict[str, Any]) -> None:
         for consumer in consumers:
             consumer(name, doc)
 
-    quality = Quality(publish, Thresholds(**config.quality.model_dump()))
     executor = make_executor(config)
-    references = ReferenceProcessor(executor, quality, data / "references")
-    tiles = TileProcessor(
-        executor,
-        quality,
-        ProcessorSettings(
-            max_in_flight=config.processing.workers + 2,
-            max_offset=config.processing.max_offset,
-        ),
-        data / "mosaics",
-        data / "references",
+    references = ReferenceProcessor(executor, publish, folders.references)
+    tiles = TileProcessor(executor, publish, processor_settings(config), folders, thresholds)
+    return Pipeline(sink, tiles, references, gate, executor, consumers)
+
+
+def processor_settings(config: Config) -> ProcessorSettings:
+    """Give the settings of tile processing."""
+    settings = config.processing
+    return ProcessorSettings(
+        max_in_flight=settings.workers + 2,
+        max_offset=settings.max_offset,
     )
-    return Pipeline(sink, tiles, references, quality, executor, consumers)

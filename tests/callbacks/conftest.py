@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from callbacks.folders import DataFolders
 from callbacks.tile_jobs import ProcessorSettings
 from callbacks.tile_processor import TileProcessor
 from tests.callbacks.recorder import Recorder
@@ -34,8 +35,8 @@ def make_processor(
     """Make tile processors that are closed after the test; what they publish is checked."""
     made: list[TileProcessor] = []
 
-    def make(publish=recorder, pool=executor, settings=SETTINGS, references=None) -> TileProcessor:
-        processor = TileProcessor(pool, publish, settings, tmp_path / "mosaics", references)
+    def make(publish=recorder, pool=executor, settings=SETTINGS) -> TileProcessor:
+        processor = TileProcessor(pool, publish, settings, DataFolders(tmp_path))
         made.append(processor)
         return processor
 

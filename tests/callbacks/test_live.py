@@ -12,7 +12,6 @@ from PIL import Image
 from rich.console import Console
 
 from callbacks.live import PROCESSED, TAKEN, MontageProgress, Thumbnail, thumbnail, tile_table
-from callbacks.quality import Quality
 from tests.callbacks.montage import SimulatedMontage, feed
 
 mpl.use("agg")
@@ -31,7 +30,7 @@ def test_the_table_has_a_line_for_each_tile(data_folder, make_processor, recorde
         recorder(name, doc)
         table(name, doc)
 
-    processor = make_processor(publish=Quality(publish))
+    processor = make_processor(publish=publish)
     for seed in (1, 2):
         montage = SimulatedMontage(data_folder, seed=seed)
         feed(processor, montage.documents())

@@ -108,14 +108,16 @@ def test_an_executor_that_is_shut_down_does_not_end_the_raw_run(
     assert "shutdown" in caplog.text
 
 
-def test_references_then_montage_with_one_worker(data_folder, root, recorder, tmp_path):
+def test_references_then_montage_with_one_worker(data_folder, recorder, tmp_path):
     """The way of a session; the montage waits for the averages without blocking them."""
+    from callbacks.folders import DataFolders
     from callbacks.tile_processor import TileProcessor
     from tests.callbacks.conftest import SETTINGS
 
+    folders = DataFolders(tmp_path)
     with ThreadPoolExecutor(1) as pool:
-        references = ReferenceProcessor(pool, recorder, root)
-        processor = TileProcessor(pool, recorder, SETTINGS, tmp_path / "mosaics", root)
+        references = ReferenceProcessor(pool, recorder, folders.references)
+        processor = TileProcessor(pool, recorder, SETTINGS, folders)
         bright, bright_mean = reference_run(data_folder, "brightfield", 9000)
         dark, dark_mean = reference_run(data_folder, "darkfield", 100)
         uids = {"bright": feed(references, bright), "dark": feed(references, dark)}
@@ -123,7 +125,9 @@ def test_references_then_montage_with_one_worker(data_folder, root, recorder, tm
         feed(processor, montage.documents())
         assert processor.close(WAIT)
     assert recorder.table("montage")[0]["flat_fielded"]
-    files = ReferenceFiles(*(str(reference_path(root, uids[kind])) for kind in ("bright", "dark")))
+    files = ReferenceFiles(
+        *(str(reference_path(folders.references, uids[kind])) for kind in ("bright", "dark"))
+    )
     loaded = load_references(files)
     np.testing.assert_allclose(loaded.dark, dark_mean, rtol=1e-5)
     assert loaded.gain.mean() == pytest.approx(1, abs=0.01)

@@ -16,6 +16,7 @@ import pytest
 import zarr
 
 from callbacks import tile_jobs
+from callbacks.folders import DataFolders
 from callbacks.references import reference_path, write_average
 from callbacks.tile_processor import TileProcessor
 from processing.matching import MatchTile
@@ -327,7 +328,7 @@ def test_frames_in_memory_are_bounded(data_folder, recorder, monkeypatch, tmp_pa
     most_edges = 0
     settings = replace(SETTINGS, max_in_flight=3)
     with ThreadPoolExecutor(8) as pool:
-        processor = TileProcessor(pool, recorder, settings, tmp_path / "mosaics")
+        processor = TileProcessor(pool, recorder, settings, DataFolders(tmp_path))
         feed(processor, montage.documents())
         while not processor.wait(0.02):
             gc.collect()
@@ -414,7 +415,7 @@ def test_jobs_that_an_executor_cancels_do_not_hang_the_run(montage, make_process
 
 
 def test_closing_ends_open_runs_and_the_thread(montage, executor, recorder, tmp_path, caplog):
-    processor = TileProcessor(executor, recorder, SETTINGS, tmp_path / "mosaics")
+    processor = TileProcessor(executor, recorder, SETTINGS, DataFolders(tmp_path))
     feed(processor, list(montage.documents())[:-1])
     assert processor.close(WAIT)
     recorder.check()
@@ -430,7 +431,7 @@ def test_closing_in_time_even_if_a_worker_hangs(montage, recorder, tmp_path):
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(release.wait, WAIT)
-        processor = TileProcessor(pool, recorder, SETTINGS, tmp_path / "mosaics")
+        processor = TileProcessor(pool, recorder, SETTINGS, DataFolders(tmp_path))
         feed(processor, montage.documents())
         began = time.monotonic()
         assert not processor.close(0.5)
@@ -453,7 +454,7 @@ def test_a_disk_that_is_full_fails_the_run_but_keeps_the_positions(
     (stop,) = recorder.stops
     assert stop["exit_status"] == "fail"
     assert "there is no room for the mosaic" in stop["reason"]
-    assert not list(processor.mosaic_root.iterdir())
+    assert not list(processor.folders.mosaics.iterdir())
 
 
 def test_processes_do_as_well_as_threads(montage, make_processor, recorder):
@@ -480,8 +481,8 @@ def test_tiles_are_flat_fielded_with_the_references_that_the_run_names(
         offset=offset,
         md={"references": {"bright": "bright-uid", "dark": "dark-uid"}},
     )
-    root = tmp_path / "references"
-    processor = make_processor(references=root)
+    processor = make_processor()
+    root = processor.folders.references
     feed(processor, montage.documents())
     write_average(reference_path(root, "dark-uid"), np.full((SIDE, SIDE), offset, np.float32), {})
     write_average(reference_path(root, "bright-uid"), offset + 12000 * shape, {})
@@ -493,7 +494,7 @@ def test_tiles_are_flat_fielded_with_the_references_that_the_run_names(
         # The mean response stays, and the dark level goes: (2000 + 10000 t) · mean of the beam.
         expected = (2000 + 10000 * specimen).mean() * shape.mean()
         assert tile["mean"] == pytest.approx(expected, rel=0.01)
-    mosaic = zarr.open_group(next(processor.mosaic_root.glob("*.ome.zarr")), mode="r")["0"][0]
+    mosaic = zarr.open_group(next(processor.folders.mosaics.glob("*.ome.zarr")), mode="r")["0"][0]
     top, left = montage.true.min(axis=0)
     specimen = montage.specimen[top : top + mosaic.shape[0], left : left + mosaic.shape[1]]
     covered = (mosaic > 0)[: specimen.shape[0], : specimen.shape[1]]
@@ -507,7 +508,7 @@ def test_without_its_references_a_montage_is_processed_all_the_same(
 ):
     montage = SimulatedMontage(data_folder, md={"references": {"bright": "gone", "dark": None}})
     settings = replace(SETTINGS, reference_timeout=0.1)
-    processor = make_processor(settings=settings, references=tmp_path / "references")
+    processor = make_processor(settings=settings)
     with caplog.at_level(logging.ERROR):
         feed(processor, montage.documents())
         assert processor.wait(WAIT)

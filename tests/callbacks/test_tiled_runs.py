@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from callbacks.folders import DataFolders
 from callbacks.live import thumbnail
-from callbacks.quality import Quality
 from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
 from tests.callbacks.conftest import SETTINGS
@@ -32,7 +32,7 @@ def written(tiled, tiled_folder, executor, recorder, tmp_path):
         recorder(name, doc)
         sink(name, doc)
 
-    processor = TileProcessor(executor, Quality(publish), SETTINGS, tiled_folder / "mosaics")
+    processor = TileProcessor(executor, publish, SETTINGS, DataFolders(tiled_folder))
 
     def both(name, doc):
         sink(name, doc)
@@ -55,7 +55,7 @@ def test_tiled_serves_the_raw_and_the_processed_run(written, recorder, tiled):
     assert processed.start["plan_name"] == "process_montage"
     assert processed.start["raw_uid"] == raw_uid
     assert processed.stop["exit_status"] == "success"
-    assert set(processed) == {"tile", "match", "position", "mosaic", "montage"}
+    assert set(processed) == {"tile", "match", "position", "verdict", "mosaic", "montage"}
 
     table = processed["tile"].base["internal"].read()
     assert len(table) == montage.n_tiles

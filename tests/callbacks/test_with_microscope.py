@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from callbacks.quality import Quality
+from callbacks.folders import DataFolders
+from callbacks.quality import QualityGate
 from callbacks.references import ReferenceProcessor
 from callbacks.tile_processor import TileProcessor
 from plans import brightfield, darkfield, montage
@@ -28,10 +29,14 @@ def lab(start_ioc, tmp_path):
 def test_a_montage_of_the_virtual_microscope_is_solved_to_its_truth(
     lab, executor, recorder, tmp_path
 ):
-    quality = Quality(recorder)
-    root = tmp_path / "references"
-    references = ReferenceProcessor(executor, recorder, root)
-    processor = TileProcessor(executor, quality, SETTINGS, tmp_path / "mosaics", root)
+    gate, folders = QualityGate(), DataFolders(tmp_path)
+
+    def publish(name, doc):
+        recorder(name, doc)
+        gate(name, doc)
+
+    references = ReferenceProcessor(executor, recorder, folders.references)
+    processor = TileProcessor(executor, publish, SETTINGS, folders)
     session = Session()
     session.RE.subscribe(references)
     session.RE.subscribe(processor)
@@ -51,7 +56,7 @@ def test_a_montage_of_the_virtual_microscope_is_solved_to_its_truth(
                 put(f"{lab.ioc.prefix}SIM:Fault:LostFrame:Count", 1)
 
     session.RE.subscribe(lose_the_fourth)
-    raw_uid = session(
+    taken_montage = session(
         montage(
             lab.camera,
             lab.stage,
@@ -60,12 +65,14 @@ def test_a_montage_of_the_virtual_microscope_is_solved_to_its_truth(
             overlap=30.0,
             settle=0.15,
             references=uids,
-            gate=quality,
+            gate=gate,
         )
     )
     assert processor.close(WAIT)
     recorder.check()
-    run = recorder.run(next(s["uid"] for s in recorder.starts if s.get("raw_uid") == raw_uid))
+    run = recorder.run(
+        next(s["uid"] for s in recorder.starts if s.get("raw_uid") == taken_montage.uid)
+    )
     (summary,) = run.table("montage")
     tiles = {tile["tile_index"]: tile for tile in run.table("tile")}
     assert len(tiles) == summary["tiles"] >= 4

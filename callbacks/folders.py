@@ -1,0 +1,36 @@
+"""Where processing keeps its files, below the folder of all data.
+
+One place knows the names, so that who writes a file and who waits for it agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataFolders:
+    """The folders of processed data; each is made by who first writes to it.
+
+    Attributes
+    ----------
+    root : Path
+    """
+
+    root: Path
+
+    @property
+    def references(self) -> Path:
+        """Averaged bright and dark frames, by the uid of the run that took them."""
+        return self.root / "references"
+
+    @property
+    def processed(self) -> Path:
+        """Processed tiles, a file for each processed run."""
+        return self.root / "processed"
+
+    @property
+    def mosaics(self) -> Path:
+        """Mosaics, a store for each processed run."""
+        return self.root / "mosaics"

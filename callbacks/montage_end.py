@@ -1,0 +1,275 @@
+"""The end of a montage: all of it is solved once more, and its mosaic is written.
+
+The mosaic's blocks are the least urgent of jobs, so the tiles of a next montage go before them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callbacks.documents import ProcessedRun
+from callbacks.jobs import Priority, RunJobs
+from callbacks.montage_tiles import Take, TileGrid
+from callbacks.mosaic import (
+    SUFFIX,
+    BlockResult,
+    MosaicFile,
+    MosaicPlan,
+    MosaicTask,
+    begin_mosaic,
+    drop_mosaic,
+    end_mosaic,
+    write_block,
+)
+from callbacks.tile_jobs import ProcessorSettings
+from processing.matching import Match
+from processing.solve import Solution, solve_matches
+
+logger = logging.getLogger(__name__)
+
+NAN = float("nan")
+
+
+class EndError(RuntimeError):
+    """The end of a montage could not be reached; the message says which step failed, and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A montage that is solved.
+
+    Attributes
+    ----------
+    takes : sequence of Take
+        By the index of their tiles.
+    nominal : ndarray of float64, shape (n, 2)
+        Nominal (row, column) of each, in px from that of the first.
+    matches : mapping of (int, int) to Match
+        By the indices of tiles, in order.
+    solution : Solution
+        For `takes` and `matches`.
+    """
+
+    takes: Sequence[Take]
+    nominal: NDArray[np.float64]
+    matches: Mapping[tuple[int, int], Match]
+    solution: Solution
+
+    @property
+    def origin(self) -> NDArray[np.float64]:
+        """The place of the mosaic's first pixel among the positions, (row, column)."""
+        return np.asarray(np.floor(self.solution.positions + 0.5).min(axis=0))
+
+    def stage(self, grid: TileGrid, place: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the stage positions, in µm, that tiles at some (row, column) would have."""
+        first = np.array([self.takes[0].x, self.takes[0].y])
+        return np.asarray(first + grid.geometry.stage_vector(place))
+
+
+class MontageEnd:
+    """Solves a montage and writes its mosaic, and publishes both.
+
+    Parameters
+    ----------
+    grid : TileGrid
+    run : ProcessedRun
+    jobs : RunJobs
+    mosaic_root : Path
+        Folder of the mosaics.
+    settings : ProcessorSettings
+        How the tiles were processed.
+    solved : callable
+        Told of the solution, before the mosaic is begun.
+    finished : callable
+        Told at the very end: the solution and the mosaic, each None if there is no tile for it; or
+        the error.
+    """
+
+    def __init__(
+        self,
+        grid: TileGrid,
+        run: ProcessedRun,
+        jobs: RunJobs,
+        mosaic_root: Path,
+        *,
+        settings: ProcessorSettings,
+        solved: Callable[[Solved], None],
+        finished: Callable[[Solved | None, MosaicFile | None, EndError | None], None],
+    ) -> None:
+        self._grid, self._run, self._jobs = grid, run, jobs
+        self._mosaic_root, self._settings = mosaic_root, settings
+        self._tell_solved, self._finished = solved, finished
+        self._blocks: list[BlockResult] = []
+        self._error: Exception | None = None
+
+    def begin(self, takes: Mapping[int, Take], matches: Mapping[tuple[int, int], Match]) -> None:
+        """Begin with the takes and matches that count, by the indices of their tiles."""
+        if not takes:
+            self._finished(None, None, None)
+            return
+        ordered = [takes[index] for index in sorted(takes)]
+        place = {take.index: number for number, take in enumerate(ordered)}
+        nominal = np.array([self._grid.offset(ordered[0], take) for take in ordered])
+        sorted_matches = dict(sorted(matches.items()))
+        numbered = {(place[a], place[b]): match for (a, b), match in sorted_matches.items()}
+        self._jobs.submit(
+            partial(self._have_solution, ordered, nominal, sorted_matches),
+            solve_matches,
+            nominal,
+            numbered,
+            priority=Priority.URGENT,
+        )
+
+    # The solution
+
+    def _have_solution(
+        self,
+        takes: Sequence[Take],
+        nominal: NDArray[np.float64],
+        matches: Mapping[tuple[int, int], Match],
+        solution: Solution | None,
+        error: Exception | None,
+    ) -> None:
+        if solution is None:
+            self._fail("the montage could not be solved", error)
+            return
+        solved = Solved(takes, nominal, matches, solution)
+        self._publish_positions(solved)
+        self._publish_outliers(solved)
+        self._tell_solved(solved)
+        if all(take.failed for take in takes):
+            self._finished(solved, None, None)
+        else:
+            self._begin_mosaic(solved)
+
+    def _publish_positions(self, solved: Solved) -> None:
+        solution = solved.solution
+        places = solution.positions - solved.origin
+        stage = solved.stage(self._grid, solution.positions)
+        for number, take in enumerate(solved.takes):
+            self._run.event(
+                "position",
+                {
+                    "tile_index": take.index,
+                    "row_px": float(places[number, 0]),
+                    "column_px": float(places[number, 1]),
+                    "x": float(stage[number, 0]),
+                    "y": float(stage[number, 1]),
+                    "residual_px": float(solution.tile_residuals[number]),
+                    "placed_by": solution.placed_by[number],
+                },
+            )
+
+    def _publish_outliers(self, solved: Solved) -> None:
+        pairs = list(solved.matches)
+        for number in solved.solution.outliers:
+            a, b = pairs[number]
+            residual = float(solved.solution.residuals[number])
+            self._run.event("outlier", {"tile_a": a, "tile_b": b, "residual_px": residual})
+
+    # The mosaic
+
+    def _begin_mosaic(self, solved: Solved) -> None:
+        takes = solved.takes
+        task = MosaicTask(
+            path=self._mosaic_root / f"{self._run.uid}{SUFFIX}",
+            tiles=[None if take.failed else take.reference for take in takes],
+            positions=solved.solution.positions,
+            shape=self._grid.shape,
+            references=next((take.task.references for take in takes if take.task), None),
+            geometry=self._grid.geometry,
+            stage=(takes[0].x, takes[0].y),
+            attributes={"processed_uid": self._run.uid},
+        )
+        self._jobs.submit(
+            partial(self._write_blocks, solved), begin_mosaic, task, priority=Priority.IDLE
+        )
+
+    def _write_blocks(
+        self, solved: Solved, plan: MosaicPlan | None, error: Exception | None
+    ) -> None:
+        if plan is None:
+            self._fail("the mosaic could not be written", error)
+            return
+        for number in range(len(plan.blocks)):
+            self._jobs.submit(
+                partial(self._have_block, solved, plan),
+                write_block,
+                plan,
+                number,
+                priority=Priority.IDLE,
+            )
+
+    def _have_block(
+        self, solved: Solved, plan: MosaicPlan, block: BlockResult | None, error: Exception | None
+    ) -> None:
+        self._error = self._error or error
+        if block is not None:
+            self._blocks.append(block)
+        if self._jobs.pending:
+            return
+        if self._error is None:
+            self._jobs.submit(
+                partial(self._have_mosaic, solved),
+                end_mosaic,
+                plan,
+                self._blocks,
+                priority=Priority.IDLE,
+            )
+        else:
+            failed = partial(self._fail, "the mosaic could not be written", self._error)
+            self._jobs.submit(lambda *_: failed(), drop_mosaic, plan)
+
+    def _have_mosaic(
+        self, solved: Solved, mosaic: MosaicFile | None, error: Exception | None
+    ) -> None:
+        if mosaic is None:
+            self._fail("the mosaic could not be written", error)
+            return
+        for number, reason in mosaic.missing.items():
+            index = solved.takes[number].index
+            logger.warning("tile %d is missing in the mosaic: %s", index, reason)
+        middle = solved.origin + (np.array(mosaic.arrays[0].shape) - self._grid.shape) / 2
+        x, y = solved.stage(self._grid, middle)
+        self._run.arrays(
+            "mosaic",
+            mosaic.arrays,
+            {
+                "mosaic_x": float(x),
+                "mosaic_y": float(y),
+                "mosaic_pixel_size": self._grid.geometry.pixel_size,
+                "mosaic_angle": self._grid.geometry.angle,
+            },
+        )
+        self._finished(solved, mosaic, None)
+
+    def _fail(self, what: str, error: Exception | None) -> None:
+        self._finished(None, None, EndError(f"{what}: {error}"))
+
+
+def summary(solved: Solved | None, mosaic: MosaicFile | None) -> dict[str, Any]:
+    """Give what the stream `montage` says of a solution and a mosaic."""
+    residuals = offsets = np.empty(0)
+    if solved is not None:
+        residuals = np.delete(solved.solution.residuals, solved.solution.outliers)
+        moved = solved.solution.positions - solved.nominal
+        offsets = np.hypot(*(moved - moved.mean(axis=0)).T)
+    rows, columns = mosaic.arrays[0].shape if mosaic is not None else (0, 0)
+    return {
+        "matches_outliers": 0 if solved is None else len(solved.solution.outliers),
+        "tiles_placed_by_match": 0 if solved is None else solved.solution.placed_by.count("match"),
+        "residual_px_median": float(np.median(residuals)) if len(residuals) else NAN,
+        "residual_px_max": float(residuals.max()) if len(residuals) else NAN,
+        "offset_px_median": float(np.median(offsets)) if len(offsets) else NAN,
+        "mosaic_rows": rows,
+        "mosaic_columns": columns,
+        "mosaic_seconds": mosaic.seconds if mosaic is not None else NAN,
+    }
