@@ -13,6 +13,7 @@ from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.utils import MsgGenerator, RequestAbort, RequestStop, short_uid
 
+from plans.safety import leaves_safe, staged
 from processing.geometry import FrameGeometry
 
 T = TypeVar("T")
@@ -173,33 +174,43 @@ def record(devices: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
     return readings
 
 
-def in_run(
+def acquisition(
     body: Callable[[str], MsgGenerator[T]],
-    metadata: dict[str, Any],
+    metadata: Mapping[str, Any],
+    camera: Any,
+    scope: Any,
     ending: Callable[[], Mapping[str, str]] = dict,
 ) -> MsgGenerator[tuple[str, T]]:
-    """Do something within a run.
-
-    `bluesky.preprocessors.run_wrapper`, for a body that needs the uid, has a result, or has
-    something to say of its end.
+    """Do something within a run, with the camera staged; leave the microscope safe after it.
 
     Parameters
     ----------
     body : callable
-        Given the uid of the run; returns messages.
-    metadata : dict
+        Given the uid of the run, which is empty in a dry run; returns messages.
+    metadata : mapping
         For the start document.
+    camera, scope : device
     ending : callable, optional
         Called when the body is done; gives `exit_status` and `reason` for the stop document.
 
     Returns
     -------
     uid : str
-        Of the run; empty in a dry run.
+        Of the run.
     result
         What the body returns.
     """
-    uid = (yield from bps.open_run(metadata)) or ""
+    plan = staged(_in_run(body, metadata, ending), camera)
+    return (yield from leaves_safe(plan, scope))
+
+
+def _in_run(
+    body: Callable[[str], MsgGenerator[T]],
+    metadata: Mapping[str, Any],
+    ending: Callable[[], Mapping[str, str]],
+) -> MsgGenerator[tuple[str, T]]:
+    """`bluesky.preprocessors.run_wrapper` with the uid, a result, and a word on the end."""
+    uid = (yield from bps.open_run(dict(metadata))) or ""
 
     def close_failed(error: Exception) -> MsgGenerator[None]:
         if isinstance(error, (RequestAbort, RequestStop)):

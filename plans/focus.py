@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from devices import FocusFit
 from plans import checks, names
-from plans.exposures import declare, expose, in_run, move, record, set_exposure, value_of
+from plans.exposures import acquisition, declare, expose, move, record, set_exposure, value_of
 from plans.fit import FocusCurve, fit_focus
 from plans.metadata import start_document
-from plans.safety import finally_do, illuminated, insist, leaves_safe, staged
+from plans.safety import finally_do, illuminated, insist
 
 MIN_STEPS, MAX_STEPS = 7, 101
 MAX_EXPANSIONS = 5
@@ -141,12 +141,12 @@ def focus_series(
             "exposure": exposure,
             "settle": settle,
         },
-        sample=checks.sample(sample),
-        operator=checks.text("operator", operator),
+        sample=sample,
+        operator=operator,
+        md=md,
         hints={"dimensions": [([scope.defocus.name], names.PRIMARY)]},
         num_points=steps,
     )
-    _md.update(md or {})
 
     def inner_focus_series(uid: str) -> MsgGenerator[list[float]]:
         yield from set_exposure(camera, exposure)
@@ -163,8 +163,7 @@ def focus_series(
         back = partial(move, {scope.defocus: before}, 0)
         return (yield from finally_do(illuminated(take, scope), back))
 
-    plan = staged(in_run(inner_focus_series, _md), camera)
-    uid, sharpness = yield from leaves_safe(plan, scope)
+    uid, sharpness = yield from acquisition(inner_focus_series, _md, camera, scope)
     return FocusSeries(uid, tuple(map(float, series)), tuple(sharpness))
 
 
@@ -240,11 +239,11 @@ def autofocus(
             "exposure": exposure,
             **settings.to_dict(),
         },
-        sample=checks.sample(sample),
-        operator=checks.text("operator", operator),
+        sample=sample,
+        operator=operator,
+        md=md,
         hints={"dimensions": [([scope.defocus.name], names.PRIMARY)]},
     )
-    _md.update(md or {})
     fit = FocusFit(name=names.AUTOFOCUS_DEVICE)
 
     def inner_autofocus(uid: str) -> MsgGenerator[Focus]:
@@ -256,8 +255,7 @@ def autofocus(
         )
         return (yield from illuminated(find, scope))
 
-    plan = staged(in_run(inner_autofocus, _md), camera)
-    uid, found = yield from leaves_safe(plan, scope)
+    uid, found = yield from acquisition(inner_autofocus, _md, camera, scope)
     return Focus(found.defocus, found.quality, uid)
 
 

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from plans import checks
+
 
 def start_document(
     plan_name: str,
     plan_args: Mapping[str, Any],
     *,
-    sample: str | dict[str, Any] | None,
+    sample: str | Mapping[str, Any] | None,
     operator: str | None,
     hints: Mapping[str, Any],
+    md: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Build the metadata of a run.
@@ -32,14 +35,21 @@ def start_document(
         Likewise.
     hints : mapping
         For callbacks that plot.
+    md : mapping, optional
+        The user's own, which goes over all else.
     **more
         Further entries.
 
     Returns
     -------
     dict
+
+    Raises
+    ------
+    TypeError
+        If sample or operator is something else.
     """
-    named = {"sample": sample, "operator": operator}
+    named = {"sample": checks.sample(sample), "operator": checks.text("operator", operator)}
     return {
         "plan_name": plan_name,
         "plan_args": dict(plan_args),
@@ -47,4 +57,5 @@ def start_document(
         "hints": dict(hints),
         **{name: value for name, value in named.items() if value is not None},
         **more,
+        **(md or {}),
     }

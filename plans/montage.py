@@ -17,8 +17,8 @@ from bluesky.utils import MsgGenerator
 from devices import FocusFit
 from plans import checks, names
 from plans.exposures import (
+    acquisition,
     declare,
-    in_run,
     read_calibration,
     set_exposure,
     value_of,
@@ -26,7 +26,7 @@ from plans.exposures import (
 from plans.focus import AutofocusSettings, FocusError, find_focus
 from plans.gate import QualityGate
 from plans.metadata import start_document
-from plans.safety import illuminated, leaves_safe, staged
+from plans.safety import illuminated
 from plans.steering import Steering
 from plans.tiles import TileTaker, describe_grid
 from processing.geometry import GridTile, Region, plan_grid
@@ -203,8 +203,9 @@ def montage(
             "retakes": retakes,
             "max_behind": max_behind,
         },
-        sample=checks.sample(sample),
-        operator=checks.text("operator", operator),
+        sample=sample,
+        operator=operator,
+        md=md,
         hints={"dimensions": [([stage.x.name, stage.y.name], names.PRIMARY)]},
         num_points=len(grid.tiles),
         roi=region.to_dict(),
@@ -212,7 +213,6 @@ def montage(
         calibration=calibration.to_dict(),
         references=reference_uids,
     )
-    _md.update(md or {})
     tiles = TileTaker(camera, stage, scope, grid, settle, retries=retakes)
     steering = Steering(tiles, retakes, max_behind)
     work = _Montage(tiles, steering, focus_policy, autofocus, defocus)
@@ -226,8 +226,7 @@ def montage(
         while again := (yield from steering.to_retake_at_end()):
             yield from illuminated(work.take_again(again), scope)
 
-    plan = staged(in_run(inner_montage, _md, steering.ending), camera)
-    uid, _ = yield from leaves_safe(plan, scope)
+    uid, _ = yield from acquisition(inner_montage, _md, camera, scope, steering.ending)
     return MontageResult(
         str(uid),
         tiles=len(tiles.attempts),

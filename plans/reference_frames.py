@@ -14,16 +14,16 @@ from bluesky.utils import MsgGenerator
 
 from plans import checks, names
 from plans.exposures import (
+    acquisition,
     declare,
     expose,
-    in_run,
     move,
     read_calibration,
     set_exposure,
     value_of,
 )
 from plans.metadata import start_document
-from plans.safety import finally_do, illuminated, leaves_safe, make_safe, staged
+from plans.safety import finally_do, illuminated, make_safe
 
 MAX_FRAMES = 1000
 
@@ -100,13 +100,13 @@ def brightfield(
             "exposure": exposure,
             "settle": settle,
         },
-        sample=checks.sample(sample),
-        operator=checks.text("operator", operator),
+        sample=sample,
+        operator=operator,
+        md=md,
         hints={},
         calibration=calibration.to_dict(),
         num_points=frames,
     )
-    _md.update(md or {})
 
     def take() -> MsgGenerator[None]:
         for place in places:
@@ -120,8 +120,7 @@ def brightfield(
         back = partial(move, {stage.x: x, stage.y: y}, 0)
         yield from finally_do(illuminated(take(), scope), back)
 
-    plan = staged(in_run(inner_brightfield, _md), camera)
-    uid, _ = yield from leaves_safe(plan, scope)
+    uid, _ = yield from acquisition(inner_brightfield, _md, camera, scope)
     return str(uid)
 
 
@@ -171,13 +170,13 @@ def darkfield(
     _md = start_document(
         names.DARKFIELD,
         {"camera": camera.name, "scope": scope.name, "frames": frames, "exposure": exposure},
-        sample=checks.sample(sample),
-        operator=checks.text("operator", operator),
+        sample=sample,
+        operator=operator,
+        md=md,
         hints={},
         calibration=calibration.to_dict(),
         num_points=frames,
     )
-    _md.update(md or {})
 
     def inner_darkfield(uid: str) -> MsgGenerator[None]:
         yield from set_exposure(camera, exposure)
@@ -187,8 +186,7 @@ def darkfield(
             yield from bps.checkpoint()
             yield from expose(camera, [scope], names.PRIMARY)
 
-    plan = staged(in_run(inner_darkfield, _md), camera)
-    uid, _ = yield from leaves_safe(plan, scope)
+    uid, _ = yield from acquisition(inner_darkfield, _md, camera, scope)
     return str(uid)
 
 

@@ -13,9 +13,9 @@ from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
 from plans import checks, names
-from plans.exposures import declare, expose, in_run, read_calibration, set_exposure
+from plans.exposures import acquisition, declare, expose, read_calibration, set_exposure
 from plans.metadata import start_document
-from plans.safety import illuminated, leaves_safe, staged
+from plans.safety import illuminated
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ def snap(
             "stage": stage.name if stage is not None else None,
             "exposure": exposure,
         },
-        sample=checks.sample(sample),
-        operator=checks.text("operator", operator),
+        sample=sample,
+        operator=operator,
+        md=md,
         hints={},
         calibration=calibration.to_dict(),
         num_points=1,
     )
-    _md.update(md or {})
     readables = [scope] if stage is None else [scope, stage]
 
     def inner_snap(uid: str) -> MsgGenerator[dict[str, Any]]:
@@ -108,8 +108,7 @@ def snap(
         yield from bps.checkpoint()
         return (yield from illuminated(expose(camera, readables, names.PRIMARY), scope))
 
-    plan = staged(in_run(inner_snap, _md), camera)
-    uid, readings = yield from leaves_safe(plan, scope)
+    uid, readings = yield from acquisition(inner_snap, _md, camera, scope)
     values = {key: reading["value"] for key, reading in readings.items()}
     return Snapshot(
         uid,

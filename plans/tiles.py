@@ -16,8 +16,8 @@ from bluesky.utils import FailedStatus, MsgGenerator
 
 from devices import Tile
 from plans import names
-from plans.exposures import declare, expose, in_run, move, set_exposure
-from plans.safety import illuminated, leaves_safe, staged
+from plans.exposures import acquisition, declare, expose, move, set_exposure
+from plans.safety import illuminated
 from processing.geometry import Grid, GridTile
 
 _log = logging.getLogger(__name__)
@@ -149,8 +149,7 @@ def take_grid(
         yield from taker.declare()
         yield from illuminated(take_all(), taker.scope)
 
-    plan = staged(in_run(inner_grid, dict(metadata)), taker.camera)
-    uid, _ = yield from leaves_safe(plan, taker.scope)
+    uid, _ = yield from acquisition(inner_grid, metadata, taker.camera, taker.scope)
     return str(uid)
 
 
