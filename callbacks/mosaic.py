@@ -7,11 +7,12 @@ name once all is in it.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from callbacks.documents import ZARR_MIMETYPE, StoredArray
-from callbacks.frames import FrameReference
-from callbacks.references import ReferenceFiles
-from callbacks.tile_jobs import load_tile
+from callbacks.frames import read_exactly
+from callbacks.tile_jobs import FRAME, ProcessorSettings, TileTask, read_tile
 from processing.geometry import FrameGeometry
 from processing.mosaic import (
     BLOCK,
@@ -41,6 +41,7 @@ from processing.mosaic import (
 CHUNK = 512  # side of a chunk, in px: what a viewer reads at a time
 THUMBNAIL = 1024  # largest side of the thumbnail, in px
 SUFFIX = ".ome.zarr"
+UNFINISHED = ".part"
 NGFF_VERSION = "0.5"
 LEVELS_A_BLOCK = (BLOCK // CHUNK).bit_length() - 1  # halvings until a block is one chunk
 # Bits of one weight lie together, so the noise of the lower ones does not spoil the rest: a quarter
@@ -66,53 +67,86 @@ class MosaicTask:
     ----------
     path : Path
         Of the store; its name should end in ``.ome.zarr``.
-    tiles : sequence of FrameReference or None
-        The frame of each position; None for a tile without one.
+    tiles : sequence of TileTask or None
+        As they were processed, one for each position; None for a tile that is to be left out.
     positions : ndarray of float64, shape (n, 2)
         Solved (row, column) of each tile's first pixel, in px.
     shape : (int, int)
         (height, width) of a tile, in px.
-    references : ReferenceFiles or None
     geometry : FrameGeometry
-        Of the tiles.
+        Of the processed tiles.
     stage : (float, float)
-        Stage (x, y) that the middle of the first tile shows, in µm.
+        Stage (x, y) that the middle of a tile at the position (0, 0) shows, in µm.
+    settings : ProcessorSettings
+        How tiles are made again that were not written.
     attributes : mapping
         What else the store is to tell about itself.
     seam : {"blend", "cut"}
     """
 
     path: Path
-    tiles: Sequence[FrameReference | None]
+    tiles: Sequence[TileTask | None]
     positions: NDArray[np.float64]
     shape: tuple[int, int]
-    references: ReferenceFiles | None
     geometry: FrameGeometry
     stage: tuple[float, float]
+    settings: ProcessorSettings
     attributes: Mapping[str, Any] = field(default_factory=dict)
     seam: Seam = "blend"
 
 
 @dataclass(frozen=True, eq=False)
+class MosaicBlock:
+    """A job: one block, and what is needed to write it; small enough to send to any worker.
+
+    Attributes
+    ----------
+    number : int
+        Which one it is.
+    store : Path
+        Where the mosaic is being written.
+    window : (slice, slice)
+        Rows and columns of the mosaic, in px of level 0.
+    layout : Layout
+        Of the tiles that touch the block.
+    tiles : mapping of int to TileTask
+        Those that there are, by their index in the layout.
+    names : sequence of int
+        The index in the whole mosaic of each tile of the layout.
+    settings : ProcessorSettings
+    seam : {"blend", "cut"}
+    """
+
+    number: int
+    store: Path
+    window: Window
+    layout: Layout
+    tiles: Mapping[int, TileTask]
+    names: tuple[int, ...]
+    settings: ProcessorSettings
+    seam: Seam
+
+
+@dataclass(frozen=True, eq=False)
 class MosaicPlan:
-    """A mosaic that is being written: what each of its jobs needs to know.
+    """A mosaic that is being written.
 
     Attributes
     ----------
     task : MosaicTask
     layout : Layout
-    unfinished : Path
-        The store, until it is complete.
-    blocks : sequence of (slice, slice)
-        Rows and columns of each block, in px of level 0.
+    store : Path
+        Where it is until it is complete.
+    blocks : sequence of MosaicBlock
+        The jobs to do.
     seconds : float
         How long `begin_mosaic` took.
     """
 
     task: MosaicTask
     layout: Layout
-    unfinished: Path
-    blocks: tuple[Window, ...]
+    store: Path
+    blocks: tuple[MosaicBlock, ...]
     seconds: float
 
     @property
@@ -132,7 +166,7 @@ class BlockResult:
     seconds : float
         How long it took.
     missing : mapping of int to str
-        Tiles that could not be read, and why.
+        Tiles that could not be read, by their index in the whole mosaic, and why.
     """
 
     number: int
@@ -169,8 +203,7 @@ def make_mosaic(task: MosaicTask) -> MosaicFile:
     """
     plan = begin_mosaic(task)
     try:
-        results = [write_block(plan, number) for number in range(len(plan.blocks))]
-        return end_mosaic(plan, results)
+        return end_mosaic(plan, [write_block(block) for block in plan.blocks])
     except BaseException:
         drop_mosaic(plan)
         raise
@@ -186,36 +219,54 @@ def begin_mosaic(task: MosaicTask) -> MosaicPlan:
     Returns
     -------
     MosaicPlan
-        Give it to `write_block` for each of its blocks, then to `end_mosaic`; or to `drop_mosaic`.
+        Give each of its blocks to `write_block`, then it to `end_mosaic`; or to `drop_mosaic`.
 
     Raises
     ------
     OSError
-        If the store cannot be made.
+        If the store cannot be made, or there is one of that name.
     ValueError
         If there is no tile, or a position is not finite.
     """
     started = time.monotonic()
     layout = plan_mosaic(task.positions, task.shape)
-    unfinished = task.path.with_name(task.path.name + ".part")
-    with _explained(task.path):
+    store = task.path.with_name(task.path.name + UNFINISHED)
+    with _explained(store):
         if task.path.exists():
-            raise FileExistsError(errno.EEXIST, "there is a mosaic already; remove it first")
+            raise FileExistsError(errno.EEXIST, "there is a mosaic already", str(task.path))
         task.path.parent.mkdir(parents=True, exist_ok=True)
-        store = zarr.open_group(unfinished, mode="w", zarr_format=3)
+        group = zarr.open_group(store, mode="w", zarr_format=3)
         for number, shape in enumerate(level_shapes(layout.shape)):
-            _create(store, str(number), shape, np.uint16, shard=_shard(number))
-    return MosaicPlan(task, layout, unfinished, blocks(layout.shape), time.monotonic() - started)
+            _create(group, str(number), shape, np.uint16, shard=_shard(number))
+    jobs = tuple(
+        _block(task, layout, store, number, window)
+        for number, window in enumerate(blocks(layout.shape))
+    )
+    return MosaicPlan(task, layout, store, jobs, time.monotonic() - started)
 
 
-def write_block(plan: MosaicPlan, number: int) -> BlockResult:
+def _block(
+    task: MosaicTask, layout: Layout, store: Path, number: int, window: Window
+) -> MosaicBlock:
+    names = tuple(layout.touching(window).tolist())
+    tiles = {at: tile for at, name in enumerate(names) if (tile := task.tiles[name]) is not None}
+    # Frames are on disk: they were read once. What has gone is not worth waiting for.
+    settings = replace(task.settings, frame_timeout=0.0)
+    return MosaicBlock(number, store, window, layout.only(names), tiles, names, settings, task.seam)
+
+
+def write_block(block: MosaicBlock) -> BlockResult:
     """Write one block, on the levels of which it fills whole chunks.
+
+    It may run on any worker, at any time, and again.
 
     Parameters
     ----------
-    plan : MosaicPlan
-    number : int
-        Index of the block. Each may be written on any worker, at any time, and again.
+    block : MosaicBlock
+
+    Returns
+    -------
+    BlockResult
 
     Raises
     ------
@@ -223,11 +274,21 @@ def write_block(plan: MosaicPlan, number: int) -> BlockResult:
         If it cannot be written.
     """
     started = time.monotonic()
-    read = _TileReader(plan.task)
-    with _explained(plan.task.path):
-        image = render(read, plan.layout, plan.blocks[number], seam=plan.task.seam)
-        _write_levels(plan, 0, image, plan.blocks[number])
-    return BlockResult(number, time.monotonic() - started, read.missing)
+    missing: dict[int, str] = {}
+
+    def read(index: int, window: Window) -> NDArray[Any] | None:
+        if index not in block.tiles:
+            return None
+        try:
+            return _read_part(block.tiles[index], window, block.settings)
+        except Exception as error:  # a tile that went bad meanwhile costs its place, not the rest
+            missing[block.names[index]] = str(error)
+            return None
+
+    with _explained(block.store):
+        image = render(read, block.layout, block.window, seam=block.seam)
+        _write_levels(block.store, level_shapes(block.layout.shape), 0, image, block.window)
+    return BlockResult(block.number, time.monotonic() - started, missing)
 
 
 def end_mosaic(plan: MosaicPlan, results: Iterable[BlockResult]) -> MosaicFile:
@@ -239,6 +300,10 @@ def end_mosaic(plan: MosaicPlan, results: Iterable[BlockResult]) -> MosaicFile:
     results : iterable of BlockResult
         Of all blocks.
 
+    Returns
+    -------
+    MosaicFile
+
     Raises
     ------
     ValueError
@@ -248,17 +313,17 @@ def end_mosaic(plan: MosaicPlan, results: Iterable[BlockResult]) -> MosaicFile:
     """
     started = time.monotonic()
     done = {result.number: result for result in results}
-    if left := set(range(len(plan.blocks))) - set(done):
-        raise ValueError(f"{len(left)} of {len(plan.blocks)} blocks have not been written")
-    with _explained(plan.task.path):
+    if left := len(plan.blocks) - len(done):
+        raise ValueError(f"{left} of {len(plan.blocks)} blocks have not been written")
+    with _explained(plan.store):
         for level in range(LEVELS_A_BLOCK, len(plan.levels) - 1, LEVELS_A_BLOCK):
             for window in blocks(plan.levels[level]):
-                image = np.asarray(_open(plan, level)[(0, *window)])
-                _write_levels(plan, level, image, window, first=1)
+                image = np.asarray(_open(plan.store, level)[(0, *window)])
+                _write_levels(plan.store, plan.levels, level, image, window, first=1)
         thumbnail, shown = _write_thumbnail(plan)
-        store = zarr.open_group(plan.unfinished, mode="r+")
-        store.attrs.update(ome=_ngff(plan, shown), temline=_provenance(plan))
-        plan.unfinished.rename(plan.task.path)
+        group = zarr.open_group(plan.store, mode="r+")
+        group.attrs.update(ome=_ngff(plan, shown), temline=_provenance(plan))
+        plan.store.rename(plan.task.path)
     path = str(plan.task.path)
     levels = [
         StoredArray(f"mosaic_{number}", path, str(number), shape, "<u2", CHUNKS, ZARR_MIMETYPE)
@@ -271,26 +336,22 @@ def end_mosaic(plan: MosaicPlan, results: Iterable[BlockResult]) -> MosaicFile:
 
 def drop_mosaic(plan: MosaicPlan) -> None:
     """Take away what was written of a mosaic that will not be completed."""
-    shutil.rmtree(plan.unfinished, ignore_errors=True)
+    shutil.rmtree(plan.store, ignore_errors=True)
 
 
-class _TileReader:
-    """Gives parts of a task's tiles, and remembers which it could not read."""
-
-    def __init__(self, task: MosaicTask) -> None:
-        self._task = task
-        self.missing: dict[int, str] = {}
-
-    def __call__(self, index: int, window: Window) -> NDArray[Any] | None:
-        reference = self._task.tiles[index]
-        if reference is None:
-            return None
-        try:
-            tile = load_tile(reference, self._task.references, timeout=0.0)[1]
-        except Exception as error:  # a tile that went bad meanwhile costs its place, not the rest
-            self.missing[index] = str(error)
-            return None
-        return np.ascontiguousarray(tile[window])  # the rest of the tile need not stay
+def _read_part(task: TileTask, window: Window, settings: ProcessorSettings) -> NDArray[Any]:
+    """Read what a block needs of a tile: of one that was written, only the rows."""
+    rows, columns = window
+    if task.row is None or FRAME not in task.row.places:
+        return read_tile(task, settings)[window].copy()  # it is in a buffer that is used again
+    offset, spec = task.row.places[FRAME]
+    part = np.empty((rows.stop - rows.start, spec.shape[1]), spec.dtype)
+    file = os.open(task.row.path, os.O_RDONLY)
+    try:
+        read_exactly(file, part, offset + rows.start * part.strides[0])
+    finally:
+        os.close(file)
+    return part[:, columns]
 
 
 def _shard(level: int) -> int:
@@ -299,10 +360,10 @@ def _shard(level: int) -> int:
 
 
 def _create(
-    store: zarr.Group, name: str, shape: tuple[int, int], dtype: type, shard: int
+    group: zarr.Group, name: str, shape: tuple[int, int], dtype: type, shard: int
 ) -> zarr.Array[Any]:
     """Make an array of one image: a stream of documents stacks one for each event."""
-    return store.create_array(
+    return group.create_array(
         name,
         shape=(1, *shape),
         dtype=dtype,
@@ -315,24 +376,30 @@ def _create(
     )
 
 
-def _open(plan: MosaicPlan, level: int) -> zarr.Array[Any]:
-    return zarr.open_array(plan.unfinished / str(level), mode="r+", config=WRITING)
+def _open(store: Path, level: int) -> zarr.Array[Any]:
+    return zarr.open_array(store / str(level), mode="r+", config=WRITING)
 
 
 def _write_levels(
-    plan: MosaicPlan, level: int, image: NDArray[np.uint16], window: Window, first: int = 0
+    store: Path,
+    levels: Sequence[tuple[int, int]],
+    level: int,
+    image: NDArray[np.uint16],
+    window: Window,
+    *,
+    first: int = 0,
 ) -> None:
     """Write a block of a level and the levels that follow from it, from the `first` on."""
     if not image.any():
         return  # what is not written reads as 0
-    last = min(LEVELS_A_BLOCK, len(plan.levels) - 1 - level)
+    last = min(LEVELS_A_BLOCK, len(levels) - 1 - level)
     for halvings in range(last + 1):
         if halvings:
             image = halve(image)
         if halvings >= first:
             top, left = (side.start >> halvings for side in window)
             rows, columns = image.shape
-            array = _open(plan, level + halvings)
+            array = _open(store, level + halvings)
             array[0, top : top + rows, left : left + columns] = image
 
 
@@ -346,11 +413,11 @@ def _write_thumbnail(plan: MosaicPlan) -> tuple[StoredArray, tuple[int, int]]:
     """
     sizes = [max(shape) for shape in plan.levels]
     level = next(number for number, size in enumerate(sizes) if size <= THUMBNAIL)
-    image = np.asarray(_open(plan, level)[0])
+    image = np.asarray(_open(plan.store, level)[0])
     black, white = display_range(image)
     grey = (image.astype(np.float32) - black) * (255 / (white - black))
-    store = zarr.open_group(plan.unfinished, mode="r+")
-    array = _create(store, "thumbnail", image.shape, np.uint8, shard=CHUNK)
+    group = zarr.open_group(plan.store, mode="r+")
+    array = _create(group, "thumbnail", image.shape, np.uint8, shard=CHUNK)
     array[0] = np.clip(grey, 0, 255).astype(np.uint8)
     path = str(plan.task.path)
     stored = StoredArray("thumbnail", path, "thumbnail", image.shape, "|u1", CHUNKS, ZARR_MIMETYPE)
@@ -365,8 +432,8 @@ def _ngff(plan: MosaicPlan, shown: tuple[int, int]) -> dict[str, Any]:
     stage coordinates come of them by the geometry that stands beside.
     """
     geometry, task = plan.task.geometry, plan.task
-    first = geometry.pixel_vector(task.stage) - geometry.middle(task.shape)
-    origin = first - plan.layout.corners[0]
+    at_zero = geometry.pixel_vector(task.stage) - geometry.middle(task.shape)
+    origin = at_zero + plan.layout.origin
     datasets = []
     for level in range(len(plan.levels)):
         size = geometry.pixel_size * 2**level
