@@ -5,32 +5,28 @@ A file is named after its raw run, so whoever knows that uid finds it: nothing e
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
-from event_model import RunRouter
 from numpy.typing import NDArray
 
 from callbacks.documents import ProcessedRun, Publish, StoredArray, integer, number
-from callbacks.frames import FrameError, FrameLocator, FrameReference, read_frame
+from callbacks.frame_runs import FrameRunProcessor
+from callbacks.frames import FrameError, FrameReference, LocatedEvent, read_frame
 from processing.flatfield import References, make_references
 
-logger = logging.getLogger(__name__)
-
-REFERENCE_PLANS = frozenset({"brightfield", "darkfield"})
 AVERAGE = "average"
 POLL_SECONDS = 0.05
-STREAMS = {
+STREAMS: Mapping[str, Mapping[str, Any]] = {
     "reference": {"frames": integer(), "mean": number("counts"), "std": number("counts")},
 }
 
@@ -46,6 +42,24 @@ class ReferenceFiles:
 def reference_path(root: Path, raw_uid: str) -> Path:
     """Give the file that holds the average of a brightfield or darkfield run."""
     return root / f"{raw_uid}.h5"
+
+
+def reference_files(root: Path, uids: Mapping[str, str | None]) -> ReferenceFiles | None:
+    """Give the files of the averages that a run names in its `references`; None if it names none.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the averages.
+    uids : mapping of str to str or None
+        Uids of the runs by ``bright`` and ``dark``; without a bright one there is no flat field.
+    """
+    bright, dark = uids.get("bright"), uids.get("dark")
+    if not bright:
+        return None
+    return ReferenceFiles(
+        str(reference_path(root, bright)), str(reference_path(root, dark)) if dark else None
+    )
 
 
 def await_references(
@@ -208,11 +222,11 @@ def average_frames(
     return write_average(path, average, {**attributes, **figures}), figures
 
 
-class ReferenceProcessor:
+class ReferenceProcessor(FrameRunProcessor):
     """A RunEngine callback that averages the frames of brightfield and darkfield runs.
 
     It publishes a run ``process_brightfield`` or ``process_darkfield`` with a stream `reference`
-    that holds the average. A run that was cut off makes no average.
+    that holds the average.
 
     Parameters
     ----------
@@ -227,60 +241,25 @@ class ReferenceProcessor:
         How long a frame may take to appear in its file, in s.
     """
 
+    plans: ClassVar[frozenset[str]] = frozenset({"brightfield", "darkfield"})
+    streams = STREAMS
+
     def __init__(
         self, executor: Executor, publish: Publish, root: Path, frame_timeout: float = 5.0
     ) -> None:
-        self._executor, self._publish = executor, publish
+        super().__init__(executor, publish)
         self._root, self._timeout = Path(root), frame_timeout
-        self._router = RunRouter([self._factory])
 
-    def __call__(self, name: str, doc: dict[str, Any]) -> None:
-        """Take a document in, from the RunEngine; what goes wrong here does not end its run."""
-        try:
-            self._router(name, doc)
-        except Exception:
-            logger.exception("a %s document for reference frames could not be taken in", name)
-
-    def _factory(self, name: str, start: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        wanted = start.get("plan_name") in REFERENCE_PLANS
-        return ([_ReferenceRun(start, self._submit)] if wanted else []), []
-
-    def _submit(
-        self, start: dict[str, Any], references: list[FrameReference], raw_stop: dict[str, Any]
-    ) -> None:
-        if raw_stop["exit_status"] != "success":
-            logger.warning("%s run %s was cut off: no average", start["plan_name"], start["uid"])
-            return
+    def job(self, start: dict[str, Any], events: Sequence[LocatedEvent]) -> Callable[[], Any]:
+        """Give the average that is to be made."""
+        frames = [
+            frame for located in events for frames in located.frames.values() for frame in frames
+        ]
         attributes = {"raw_uid": start["uid"], "plan_name": start["plan_name"]}
         path = reference_path(self._root, start["uid"])
-        future = self._executor.submit(average_frames, references, path, attributes, self._timeout)
-        future.add_done_callback(lambda done: self._finish(start, done))
+        return partial(average_frames, frames, path, attributes, self._timeout)
 
-    def _finish(
-        self, start: dict[str, Any], done: Future[tuple[StoredArray, dict[str, float]]]
-    ) -> None:
-        run = ProcessedRun(self._publish, f"process_{start['plan_name']}", start, STREAMS)
-        try:
-            stored, figures = done.result()
-        except Exception as error:
-            logger.exception("no average of %s run %s", start["plan_name"], start["uid"])
-            run.stop("fail", str(error))
-            return
+    def report(self, run: ProcessedRun, result: tuple[StoredArray, dict[str, float]]) -> None:
+        """Publish an average."""
+        stored, figures = result
         run.arrays("reference", [stored], figures)
-        run.stop()
-
-
-class _ReferenceRun:
-    """Collects the frames of one brightfield or darkfield run."""
-
-    def __init__(self, start: dict[str, Any], submit: Any) -> None:
-        self._start, self._submit = start, submit
-        self._locator = FrameLocator()
-        self._frames: list[FrameReference] = []
-
-    def __call__(self, name: str, doc: dict[str, Any]) -> None:
-        for located in self._locator(name, doc):
-            for reference in located.frames.values():
-                self._frames.extend(reference)
-        if name == "stop":
-            self._submit(self._start, self._frames, doc)

@@ -5,8 +5,10 @@ Plans, the solver and the simulator use this one class, so signs stand in one pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import cos, radians, sin
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,6 +57,24 @@ class FrameGeometry:
             )
         if not np.isfinite(self.angle):
             raise ValueError(f"angle is {self.angle!r}; it must be a finite number of degrees")
+
+    @classmethod
+    def from_mapping(cls, calibration: Mapping[str, Any]) -> FrameGeometry:
+        """Make the geometry that the `calibration` of a start document tells, among other things.
+
+        Raises
+        ------
+        KeyError
+            If there is no ``pixel_size``.
+        ValueError
+            If a value is out of range.
+        """
+        return cls(
+            calibration["pixel_size"],
+            calibration.get("angle", 0.0),
+            calibration.get("flip_columns", False),
+            calibration.get("flip_rows", False),
+        )
 
     @property
     def matrix(self) -> NDArray[np.float64]:

@@ -93,7 +93,7 @@ class LensModel:
     def from_shifts(
         cls, places: ArrayLike, shifts: ArrayLike, shape: Sequence[int], degree: int = CUBIC
     ) -> LensModel:
-        """Fit a model to known shifts, by least squares; their affine part is dropped.
+        """Fit a model to known shifts, by least squares, up to an affine map of what they correct.
 
         Parameters
         ----------
@@ -107,12 +107,15 @@ class LensModel:
         -------
         LensModel
         """
-        height_width = _checked_shape(shape)
+        size = _checked_shape(shape)
         at = np.asarray(places, dtype=float)
-        affine = np.column_stack([np.ones(len(at)), normalised(at, height_width)])
-        design = np.column_stack([affine, basis(at, height_width, degree)])
+        straight = np.column_stack([np.ones(len(at)), normalised(at, size)])
+        design = np.column_stack([straight, basis(at, size, degree)])
         found = np.linalg.lstsq(design, np.asarray(shifts, dtype=float), rcond=None)[0]
-        return cls(height_width, tuple(map(tuple, found[affine.shape[1] :].T)), degree)  # type: ignore[arg-type]
+        # Corrected places are affine(p) + bent(p); taking the affine map off turns the rest, too.
+        affine = np.eye(2) + found[1:3].T / _half_sides(size)
+        rows, columns = np.linalg.solve(affine, found[3:].T).tolist()
+        return cls(size, (tuple(rows), tuple(columns)), degree)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LensModel:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from processing.lens import LensModel, PairMatches
 from processing.lens.model import grid_places, terms
+from tests.processing.scenes import expose, texture
 
 STAGE_ERROR = 100.0  # px, standard deviation
 
@@ -89,3 +91,17 @@ def error(found: LensModel, truth: LensModel) -> float:
     places = grid_places(truth.shape, count=65)
     apart = found.shift(places) - truth.shift(places)
     return float(np.sqrt((apart**2).sum(axis=-1).mean()))
+
+
+def tiles_through(
+    lens: LensModel, places: dict[str, NDArray[np.float64]], snr: float = 5.0, seed: int = 0
+) -> dict[str, NDArray[np.uint16]]:
+    """Take tiles of one scene through a lens, at true places in px; noise is of each its own."""
+    scene = texture(1024, seed).astype(np.float32)
+    seen = lens.to_corrected(np.stack(np.indices(lens.shape), axis=-1))
+    tiles = {}
+    for number, (tile, place) in enumerate(places.items()):
+        row, column = np.moveaxis((seen + place + 64).astype(np.float32), -1, 0)
+        sampled = cv2.remap(scene, column, row, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_WRAP)
+        tiles[tile] = expose(sampled, snr, seed=number)
+    return tiles
