@@ -206,7 +206,7 @@ class StepSettings:
     options: tuple[tuple[str, Any], ...] = ()
 
 
-DEFAULT_STEPS = tuple(StepSettings(name) for name in BUILT_IN if name != "flip")
+DEFAULT_STEPS = tuple(map(StepSettings, BUILT_IN))
 
 
 class StepError(ValueError):
