@@ -5,13 +5,9 @@ Plain functions of small arguments, so that threads, processes and a cluster can
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,8 +16,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from callbacks.frames import FrameReference, read_frame
+from callbacks.lens_files import load_lens
 from callbacks.processed_file import Row
-from callbacks.references import ReferenceFiles, file_version, load_references, reference_age
+from callbacks.references import ReferenceFiles, load_references, reference_age
 from processing.chain import (
     DEFAULT_STEPS,
     ArraySpec,
@@ -32,7 +29,7 @@ from processing.chain import (
 )
 from processing.flatfield import References, flat_field
 from processing.geometry import FrameGeometry
-from processing.lens import LensMap, LensModel, lens_map
+from processing.lens import LensModel, lens_map
 from processing.matching import Match, MatchTile, Side, match, prepare_edges
 
 FRAME = "frame"
@@ -231,17 +228,8 @@ def _read(task: TileTask, settings: ProcessorSettings) -> TileState:
         tile.references = load_references(task.references)
         tile.reference_age = reference_age(task.references)
     if task.lens is not None:
-        with _loading:  # a map takes a second to work out
-            tile.lens = _load_lens(task.lens, file_version(task.lens))
+        tile.lens = load_lens(task.lens)
     return tile
-
-
-@lru_cache(maxsize=2)
-def _load_lens(path: str, version: tuple[int, ...]) -> LensMap:
-    return lens_map(LensModel.from_dict(json.loads(Path(path).read_text())["model"]))
-
-
-_loading = threading.Lock()
 
 
 def warm_up(settings: ProcessorSettings) -> None:
