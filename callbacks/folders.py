@@ -26,6 +26,11 @@ class DataFolders:
         return self.root / "references"
 
     @property
+    def lenses(self) -> Path:
+        """Models of the lens, by the uid of the run that took the tiles for it."""
+        return self.root / "lenses"
+
+    @property
     def processed(self) -> Path:
         """Processed tiles, a file for each processed run."""
         return self.root / "processed"
@@ -34,3 +39,8 @@ class DataFolders:
     def mosaics(self) -> Path:
         """Mosaics, a store for each processed run."""
         return self.root / "mosaics"
+
+    @property
+    def minimaps(self) -> Path:
+        """Minimaps, a store and a picture for each processed run."""
+        return self.root / "minimaps"

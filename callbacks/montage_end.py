@@ -51,7 +51,7 @@ class Solved:
     takes : sequence of Take
         By the index of their tiles.
     nominal : ndarray of float64, shape (n, 2)
-        Nominal (row, column) of each, in px from that of the first.
+        Nominal place of each.
     matches : mapping of (int, int) to Match
         By the indices of tiles, in order.
     solution : Solution
@@ -67,11 +67,6 @@ class Solved:
     def origin(self) -> NDArray[np.float64]:
         """The place of the mosaic's first pixel among the positions, (row, column)."""
         return np.asarray(np.floor(self.solution.positions + 0.5).min(axis=0))
-
-    def stage(self, grid: TileGrid, place: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the stage positions, in µm, that tiles at some (row, column) would have."""
-        first = np.array([self.takes[0].x, self.takes[0].y])
-        return np.asarray(first + grid.geometry.stage_vector(place))
 
 
 class MontageEnd:
@@ -117,7 +112,7 @@ class MontageEnd:
             return
         ordered = [takes[index] for index in sorted(takes)]
         place = {take.index: number for number, take in enumerate(ordered)}
-        nominal = np.array([self._grid.offset(ordered[0], take) for take in ordered])
+        nominal = np.array([self._grid.place(take) for take in ordered])
         sorted_matches = dict(sorted(matches.items()))
         numbered = {(place[a], place[b]): match for (a, b), match in sorted_matches.items()}
         self._jobs.submit(
@@ -153,7 +148,7 @@ class MontageEnd:
     def _publish_positions(self, solved: Solved) -> None:
         solution = solved.solution
         places = solution.positions - solved.origin
-        stage = solved.stage(self._grid, solution.positions)
+        stage = self._grid.stage(solution.positions)
         for number, take in enumerate(solved.takes):
             self._run.event(
                 "position",
@@ -163,7 +158,10 @@ class MontageEnd:
                     "column_px": float(places[number, 1]),
                     "x": float(stage[number, 0]),
                     "y": float(stage[number, 1]),
+                    "sd_row": float(solution.sd[number, 0]),
+                    "sd_col": float(solution.sd[number, 1]),
                     "residual_px": float(solution.tile_residuals[number]),
+                    "component": int(solution.component[number]),
                     "placed_by": solution.placed_by[number],
                 },
             )
@@ -181,12 +179,12 @@ class MontageEnd:
         takes = solved.takes
         task = MosaicTask(
             path=self._mosaic_root / f"{self._run.uid}{SUFFIX}",
-            tiles=[None if take.failed else take.reference for take in takes],
+            tiles=[None if take.failed else take.task for take in takes],
             positions=solved.solution.positions,
             shape=self._grid.shape,
-            references=next((take.task.references for take in takes if take.task), None),
             geometry=self._grid.geometry,
-            stage=(takes[0].x, takes[0].y),
+            stage=(float(self._grid.zero[0]), float(self._grid.zero[1])),
+            settings=self._settings,
             attributes={"processed_uid": self._run.uid},
         )
         self._jobs.submit(
@@ -199,12 +197,11 @@ class MontageEnd:
         if plan is None:
             self._fail("the mosaic could not be written", error)
             return
-        for number in range(len(plan.blocks)):
+        for block in plan.blocks:
             self._jobs.submit(
                 partial(self._have_block, solved, plan),
                 write_block,
-                plan,
-                number,
+                block,
                 priority=Priority.IDLE,
             )
 
@@ -238,7 +235,7 @@ class MontageEnd:
             index = solved.takes[number].index
             logger.warning("tile %d is missing in the mosaic: %s", index, reason)
         middle = solved.origin + (np.array(mosaic.arrays[0].shape) - self._grid.shape) / 2
-        x, y = solved.stage(self._grid, middle)
+        x, y = self._grid.stage(middle)
         self._run.arrays(
             "mosaic",
             mosaic.arrays,

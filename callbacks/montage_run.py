@@ -85,7 +85,7 @@ class MontageRun:
             self._process, self._processed, WINDOW * settings.max_in_flight
         )
         self._matcher = TileMatcher(self._grid, self._jobs, settings, self._matched)
-        self._judge = Judge(processor.thresholds, self._grid.n_tiles)
+        self._judge = Judge(processor.thresholds, len(self._grid.cells))
         self._run = ProcessedRun(
             processor.publish,
             PLAN_NAME,
@@ -173,7 +173,7 @@ class MontageRun:
             return None
         path = self._processor.folders.processed / f"{self._run.uid}.h5"
         try:
-            file = ProcessedFile(path, arrays, self._grid.n_tiles, {"processed_uid": self._run.uid})
+            file = ProcessedFile(path, arrays, len(self._grid.cells), {"processed_uid": self._run.uid})
         except OSError as error:
             logger.error("processed tiles are not kept, %s cannot be made: %s", path, error)
             return None
@@ -300,6 +300,7 @@ class MontageRun:
                 "matches_good": sum(match.good for match in matches),
                 **data,
                 "flat_fielded": self._references is not None,
+                "lens_corrected": False,
                 "go": judgement.go,
                 "reasons": "; ".join(judgement.reasons)[:TEXT_LENGTH],
             },

@@ -66,13 +66,22 @@ POSITION: dict[str, Any] = {
     "column_px": number("px"),
     "x": number("um"),
     "y": number("um"),
+    "sd_row": number("px"),
+    "sd_col": number("px"),
     "residual_px": number("px"),
+    "component": integer(),
     "placed_by": text(),
 }
 OUTLIER: dict[str, Any] = {
     "tile_a": integer(),
     "tile_b": integer(),
     "residual_px": number("px"),
+}
+MINIMAP: dict[str, Any] = {
+    "minimap_x": number("um"),
+    "minimap_y": number("um"),
+    "minimap_pixel_size": number("nm"),
+    "minimap_angle": number("deg"),
 }
 VERDICT: dict[str, Any] = {
     "tile_index": integer(),
@@ -100,6 +109,7 @@ MONTAGE: dict[str, Any] = {
     "mosaic_columns": integer("px"),
     "mosaic_seconds": number("s"),
     "flat_fielded": boolean(),
+    "lens_corrected": boolean(),
     "go": boolean(),
     "reasons": text(),
 }
@@ -118,6 +128,7 @@ def montage_streams(chain: Chain) -> dict[str, dict[str, Any]]:
     """Give the data keys of each stream, for tiles that go through a chain."""
     figures = {name: describe(figure) for name, figure in chain.figures.items()}
     return {
+        "minimap": MINIMAP,
         "tile": {**TILE, **figures, **OUTCOME},
         "fault": FAULT,
         "match": MATCH,

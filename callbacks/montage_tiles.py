@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from callbacks.frames import FrameReference, LocatedEvent
 from callbacks.tile_jobs import TileTask
 from processing.geometry import FrameGeometry
 from processing.matching import MatchTile, Side
 
+TAKEN = "primary"  # the stream of tiles in the raw run
 # The side of a tile on which a neighbour lies, that neighbour's place, and its own side.
 NEIGHBOURS: tuple[tuple[Side, tuple[int, int], Side], ...] = (
     ("right", (0, 1), "left"),
@@ -85,8 +89,8 @@ class Take:
 def read_take(located: LocatedEvent, number: int) -> Take | None:
     """Make a take of an event of the raw run; None if it is not one of a tile."""
     data = located.event["data"]
-    if "tile_index" not in data:
-        return None
+    if located.stream != TAKEN or "tile_index" not in data:
+        return None  # such as the frames of an autofocus, which are named after the tile to come
     reference = next(iter(located.frames.values()), None)
     return Take(
         number=number,
@@ -105,6 +109,8 @@ def read_take(located: LocatedEvent, number: int) -> Take | None:
 class TileGrid:
     """The layout of a montage, from the start document of its raw run.
 
+    Places are (row, column) of a tile's first pixel in px, from that of the first tile of the plan.
+
     Parameters
     ----------
     montage : mapping
@@ -122,18 +128,23 @@ class TileGrid:
     geometry : FrameGeometry
     shape : (int, int)
         (height, width) of a tile, in px.
-    n_tiles : int
+    cells : list of (int, int)
+        (row, column) of each tile in the grid, by index.
+    nominal : ndarray of float64, shape (n, 2)
+        Planned place of each tile, by index.
+    zero : ndarray of float64, shape (2,)
+        Stage (x, y) of a tile at the place (0, 0), in µm.
     """
 
     def __init__(self, montage: Mapping[str, Any], geometry: FrameGeometry) -> None:
         self.geometry = geometry
         self.shape = int(montage["tile_shape"][0]), int(montage["tile_shape"][1])
         self._pitch = float(montage["pitch_px"][0]), float(montage["pitch_px"][1])
-        self._index = {
-            (int(row), int(column)): index
-            for index, (row, column, *_) in enumerate(montage["tiles"])
-        }
-        self.n_tiles = len(self._index)
+        self.cells = [(int(row), int(column)) for row, column, *_ in montage["tiles"]]
+        self._index = {cell: index for index, cell in enumerate(self.cells)}
+        stage = np.array([[x, y] for _, _, x, y in montage["tiles"]], dtype=float).reshape(-1, 2)
+        self.zero = stage[0] if len(stage) else np.zeros(2)
+        self.nominal = geometry.pixel_vector(stage - self.zero)
 
     def neighbours(self, tile: Take) -> Iterator[tuple[Side, int, Side]]:
         """Give the sides of a tile that have a neighbour, its index, and its side."""
@@ -149,7 +160,15 @@ class TileGrid:
             for side, _, _ in self.neighbours(tile)
         }
 
+    def place(self, take: Take) -> NDArray[np.float64]:
+        """Give the place of a take by its stage position."""
+        return np.asarray(self.geometry.pixel_vector(np.array([take.x, take.y]) - self.zero))
+
     def offset(self, a: Take, b: Take) -> tuple[float, float]:
-        """Give the nominal place of b's first pixel minus that of a's, (rows, columns) in px."""
+        """Give the place of b minus that of a by their stage positions."""
         down, across = self.geometry.pixel_vector((b.x - a.x, b.y - a.y)).tolist()
         return down, across
+
+    def stage(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the stage (x, y), in µm, at which a tile would lie at a place."""
+        return np.asarray(self.zero + self.geometry.stage_vector(places))
