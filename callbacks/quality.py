@@ -10,12 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from callbacks.documents import Publish, text
-from processing.quality import Judge, Steering, Thresholds
+from processing.quality import Steering, Thresholds
 
 STREAMS = ("tile", "fault", "verdict")
-MOST_DARK = 0.25  # of a tile; tissue is not so dark
-VERDICT_KEYS = {"verdict": text(), "faults": text()}
 
 
 class _Montage:
@@ -171,54 +168,3 @@ class QualityGate:
     def _all_judged(self, raw_uid: str) -> bool:
         montage = self._montages.get(raw_uid)
         return montage is not None and montage.all_judged
-
-
-class Quality:
-    """Adds verdicts to the tiles of processed runs on their way, and answers plans.
-
-    Each event of the stream `tile` gains `verdict` ("pass" or "fail") and `faults`, the names of
-    its faults joined by commas, and so does the stream's descriptor. All else passes unchanged.
-
-    Parameters
-    ----------
-    publish : callable
-        Called with (name, document).
-    thresholds : Thresholds
-    keep : int
-        Montages that can still be asked about.
-    """
-
-    def __init__(
-        self, publish: Publish, thresholds: Thresholds | None = None, keep: int = 10
-    ) -> None:
-        self.gate = QualityGate(thresholds, keep=keep)
-        self._publish = publish
-        self._judges: dict[str, Judge] = {}  # by processed run
-        self._tiles: dict[str, Judge] = {}  # by descriptor of the stream of tiles
-
-    def __call__(self, name: str, doc: dict[str, Any]) -> None:
-        """Take a document in, judge it if it is a tile, and pass it on."""
-        if name == "start" and "montage" in doc and "raw_uid" in doc:
-            self._judges[doc["uid"]] = Judge(self.gate.thresholds, len(doc["montage"]["tiles"]))
-        elif name == "descriptor" and doc["run_start"] in self._judges and doc["name"] == "tile":
-            self._tiles[doc["uid"]] = self._judges[doc["run_start"]]
-            objects = {
-                source: [*keys, *VERDICT_KEYS] for source, keys in doc["object_keys"].items()
-            }
-            doc = {**doc, "data_keys": {**doc["data_keys"], **VERDICT_KEYS}, "object_keys": objects}
-        elif name == "event" and doc["descriptor"] in self._tiles:
-            data = doc["data"]
-            judged = self._tiles[doc["descriptor"]].tile(
-                {**data, "obstructed": data["dark"] if data["dark"] > MOST_DARK else 0.0}
-            )
-            added = {"verdict": judged.verdict, "faults": judged.names}
-            times = {**doc["timestamps"], **dict.fromkeys(added, doc["time"])}
-            doc = {**doc, "data": {**data, **added}, "timestamps": times}
-        elif name == "stop":
-            self._judges.pop(doc["run_start"], None)
-        self.gate(name, doc)
-        self._publish(name, doc)
-
-    def failed(self, raw_uid: str, timeout: float) -> Sequence[int]:
-        """See `QualityGate.failed`."""
-        return self.gate.failed(raw_uid, timeout)

@@ -163,11 +163,14 @@ class Judge:
             yield _above(named.ASTIGMATIC, strength, limits.most_astigmatism, trust)
 
     def _follows_same_blur(self, data: Mapping[str, Any]) -> bool:
-        """Tell whether the tile before was blurred along the same direction."""
+        """Tell whether the tile before was blurred along the same direction, or across.
+
+        The two line foci of an astigmatic lens lie across each other, on both sides of the focus.
+        """
         if self._last is None or not _figure(self._last, "drift_px") > 0:
             return False
         turn = _figure(data, "drift_angle") - _figure(self._last, "drift_angle")
-        return abs((turn + 90) % 180 - 90) <= SAME_DIRECTION
+        return abs((turn + 45) % 90 - 45) <= SAME_DIRECTION
 
     def _look_at_focus(self, data: Mapping[str, Any]) -> Iterator[Fault]:
         """Compare a score with the neighbours', who see the same; only without them with all's.
@@ -315,14 +318,22 @@ class Judge:
         return not {fault.name for fault in self._tiles[index].verdict.harmful} - {named.NO_MATCH}
 
     def _displaced(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
-        """Blame the tile of a pair whose neighbours all lie too far off; else the one later."""
+        """Blame the tile of a pair whose good neighbours lie too far off; else the one later."""
         limit, found = self._limits.most_offset, self._tiles[a].beyond[b]
-        if not found > limit:
+        if not found > limit or any(self._is_displaced(index) for index in (a, b)):
             return
-        usual = {i: median(self._tiles[i].beyond.values()) for i in (a, b)}
+        usual = {index: self._usual_offset(index) for index in (a, b)}
         index = max((a, b), key=lambda i: (usual[i], i))
         n = len(self._tiles[index].beyond)
         yield from self._add(index, _above(named.OFFSET_BEYOND_LIMIT, found, limit, n / (n + 1)))
+
+    def _is_displaced(self, index: int) -> bool:
+        return named.OFFSET_BEYOND_LIMIT in self._tiles[index].verdict.names.split(",")
+
+    def _usual_offset(self, index: int) -> float:
+        """Give the median offset of a tile from those neighbours that are in their place."""
+        offsets = self._tiles[index].beyond.items()
+        return median([off for other, off in offsets if not self._is_displaced(other)] or [0.0])
 
     def _add(self, index: int, fault: Fault) -> Iterator[tuple[int, Fault]]:
         """Add a fault to a tile, unless it has it."""

@@ -71,7 +71,7 @@ class Thresholds:
     most_beam_edge: float = 0.02
     most_obstructed: float = 0.05
     least_focus: float = 0.05
-    least_focus_neighbour: float = 0.75
+    least_focus_neighbour: float = 0.7
     least_focus_relative: float = 0.6
     most_astigmatism: float = 0.3
     most_drift: float = 2.0

@@ -61,8 +61,8 @@ def judge_of(n_good, **limits):
         ({"beam_edge": 0.1}, "beam_edge"),
         ({"obstructed": 0.3}, "obstructed"),
         ({"focus": 0.04}, "out_of_focus"),
-        ({"focus": 0.35}, "out_of_focus"),  # under 0.75 of its neighbours
-        ({"focus": 0.48}, ""),
+        ({"focus": 0.35}, "out_of_focus"),  # under 0.7 of its neighbours
+        ({"focus": 0.47}, ""),
         ({"focus": 0.35, "focus_sd": 0.1}, ""),  # that may be noise
         ({"astigmatism": 0.6, "drift_px": 3.0, "motion": 0.0}, "astigmatic"),
         ({"astigmatism": 0.6, "drift_px": 3.0, "motion": 0.9}, "drifted"),

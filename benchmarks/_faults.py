@@ -1,0 +1,267 @@
+"""Montages of the virtual microscope with a known fault in some of their tiles.
+
+Each fault is made as it comes about: at the lenses, the beam, the stage or before the specimen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import cos, radians, sin, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processing.flatfield import References, make_references
+from processing.geometry import Region, plan_grid
+from processing.geometry.grid import Grid, GridTile
+from processing.quality import faults as named
+from simulation import MicroscopeSettings, VirtualMicroscope
+from simulation.specimen import Bar, Obstructed
+
+SEMI_ANGLE = 1.0  # mrad: of the microscope's illumination, which makes the blur of defocus
+BEST_FOCUS = -3.2  # setting of the column that focuses the middle of the section, in µm
+FULL_SCALE = 65535.0  # counts
+PLAY = 0.3  # µm that the stage is sent too far and back, to leave its play behind
+ELSEWHERE = (37.0, 29.0)  # µm from its place, where a tile shows something else
+ASTIGMATIC_RUN = 4  # tiles in a row: a lens does not change from one to the next
+
+STRENGTHS: dict[str, tuple[float, ...]] = {
+    named.OUT_OF_FOCUS: (0.35, 0.5, 0.7, 1.0, 1.5),
+    named.ASTIGMATIC: (0.35, 0.5, 0.7, 1.0),
+    named.DRIFTED: (2.0, 3.0, 4.0, 7.0),
+    named.DIM: (0.6, 0.4, 0.2),
+    named.SATURATED: (1.0, 2.0),
+    named.BEAM_EDGE: (0.03, 0.1, 0.3),
+    named.OBSTRUCTED: (0.03, 0.1, 0.3),
+    named.NO_MATCH: (1.0,),
+    named.OFFSET_BEYOND_LIMIT: (150.0, 180.0),
+}
+"""How strong faults are made. Defocus and astigmatism: standard deviation of their blur, in px (at
+4 nm a px 0.7 px is 4 µm of defocus, or of half the difference of the foci). Drift: px in the
+exposure. Dim: the exposure relative to the others'. Saturated: what an empty place would count,
+relative to full scale. Beam's edge and obstruction: share of the tile. Offset: px from the nominal
+place."""
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A fault that was made: its name and how strong it is; the name is "" where there is none."""
+
+    name: str = ""
+    strength: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A tile that was taken: its place in the grid, its frame, and what was done to it."""
+
+    tile: GridTile
+    frame: NDArray[np.uint16]
+    injected: Injected
+
+
+class FaultyMicroscope:
+    """A microscope over a specimen that takes montages with faults.
+
+    Parameters
+    ----------
+    specimen : Specimen
+    magnification : int
+    side : int
+        Of a frame, in px.
+    exposure : float
+        In s.
+    seed : int
+    """
+
+    def __init__(
+        self, specimen: Any, magnification: int, side: int, exposure: float, seed: int
+    ) -> None:
+        self._now = 0.0
+        self._specimen = Obstructed(specimen)
+        settings = MicroscopeSettings.from_mapping(
+            {
+                "seed": seed,
+                "camera": {"sensor": [side, side]},
+                "column": {"magnification": magnification},
+                "optics": {"stigmator_strength": 25.0},
+            }
+        )
+        self._scope = VirtualMicroscope(
+            settings, self._specimen, clock=lambda: self._now, sleep=self._sleep
+        )
+        self._side, self._exposure = side, exposure
+        self._rng = np.random.default_rng(seed)
+        self.geometry = self._scope.column.geometry
+        self._intrinsic = settings.optics.astigmatism
+        self._full_scale = settings.optics.stigmator_strength
+        self._radius = self._scope.column.state().beam_spread / 2
+        self._soft = settings.column.beam_edge * self._radius
+        self._beam_offset = settings.column.beam_offset
+        self._empty = 1.0  # mean count of an empty place
+        self._stigmate(0.0, 0.0)
+        self._scope.column.set("defocus", BEST_FOCUS)
+
+    def references(self, frames: int = 12) -> References:
+        """Take bright frames on the film beside the section, and dark ones."""
+        beside = 400.0
+        bright = [self._shoot(beside + 3 * i, 0.0) for i in range(frames)]
+        self._scope.column.set("screen", "Down")
+        dark = [self._shoot(beside, 0.0) for _ in range(frames)]
+        self._scope.column.set("screen", "Up")
+        self._empty = float(np.mean(bright))
+        return make_references(np.stack(bright), np.stack(dark))
+
+    def grid(self, x: float, y: float, tiles: int, overlap: float) -> Grid:
+        """Plan a square montage about a place in µm."""
+        pitch = self._side * self.geometry.pixel_size / 1000 * (1 - overlap / 100)
+        size = pitch * tiles * 0.999
+        region = Region.rectangle((x, y), size, size, self.geometry.angle)
+        return plan_grid(region, self.geometry, (self._side, self._side), overlap=overlap)
+
+    def take(self, grid: Grid, faults: Sequence[Injected]) -> Iterator[Shot]:
+        """Take a montage, with a fault (or none) in each tile."""
+        stigmators = (0.0, 0.0)
+        before = Injected()
+        for tile, fault in zip(grid.tiles, faults, strict=True):
+            if fault.name == named.ASTIGMATIC and fault != before:
+                turn = self._rng.uniform(0, 2 * np.pi)
+                stigmators = (cos(turn), sin(turn))
+            before = fault
+            yield Shot(tile, self._take(tile, fault, stigmators), fault)
+
+    def close(self) -> None:
+        """Stop work in the background."""
+        self._scope.close()
+
+    # One tile
+
+    def _take(
+        self, tile: GridTile, fault: Injected, stigmators: tuple[float, float]
+    ) -> NDArray[np.uint16]:
+        column, strength = self._scope.column, fault.strength
+        sign = self._rng.choice((-1.0, 1.0))
+        x, y, exposure = tile.x, tile.y, self._exposure
+        drift = 0.0
+        if fault.name == named.OUT_OF_FOCUS:
+            column.set("defocus", BEST_FOCUS + sign * self._defocus_of(strength))
+        elif fault.name == named.ASTIGMATIC:
+            size = self._defocus_of(strength)
+            self._stigmate(size * stigmators[0], size * stigmators[1])
+            # Between one line focus and the other there is a place where it only looks blurred.
+            column.set("defocus", BEST_FOCUS + sign * size * self._rng.uniform(0.6, 1.0))
+        elif fault.name == named.DRIFTED:
+            drift = strength * self.geometry.pixel_size / 1000 / exposure
+        elif fault.name == named.DIM:
+            exposure *= strength
+        elif fault.name == named.SATURATED:
+            exposure *= strength * FULL_SCALE / self._empty
+        elif fault.name == named.BEAM_EDGE:
+            self._move_beam(strength)
+        elif fault.name == named.OBSTRUCTED:
+            self._go({"x": x, "y": y})
+            self._specimen.bars = (self._bar(strength),)
+        elif fault.name == named.NO_MATCH:
+            x, y = x + ELSEWHERE[0], y + ELSEWHERE[1]
+        elif fault.name == named.OFFSET_BEYOND_LIMIT:
+            off = sign * strength * np.roll((1.0, 0.0), self._rng.integers(2))
+            x, y = np.array([x, y]) + self.geometry.stage_vector(off)
+        frame = self._shoot(float(x), float(y), exposure, drift)
+        self._set_right()
+        return frame
+
+    def _set_right(self) -> None:
+        self._scope.column.set("defocus", BEST_FOCUS)
+        self._scope.column.set("beam_x", 0.0)
+        self._scope.column.set("beam_y", 0.0)
+        self._stigmate(0.0, 0.0)
+        self._specimen.bars = ()
+
+    def _shoot(
+        self, x: float, y: float, exposure: float | None = None, drift: float = 0.0
+    ) -> NDArray[np.uint16]:
+        """Take a frame, with the stage moving at a speed in µm/s along any direction."""
+        stage, turn = self._scope.stage, self._rng.uniform(0, 2 * np.pi)
+        speeds = {"x": drift * cos(turn), "y": drift * sin(turn)}
+        here = {"x": x, "y": y}
+        if drift:
+            self._go({axis: here[axis] - np.copysign(PLAY, speeds[axis]) for axis in here})
+        self._go(here)
+        for axis, speed in speeds.items():
+            if abs(speed) > 1e-3:
+                stage.set_speed(axis, abs(speed))
+                stage.move(**{axis: here[axis] + np.copysign(20.0, speed)})
+        self._sleep(0.005 if drift else 0.0)
+        self._scope.camera.expose(self._exposure if exposure is None else exposure)
+        frame = self._scope.camera.read().data.astype(np.uint16, copy=False)
+        stage.stop()
+        return frame
+
+    def _go(self, place: dict[str, float]) -> None:
+        for axis in place:
+            self._scope.stage.set_speed(axis, 1000.0)
+        self._scope.stage.move(**place)
+        self._sleep(1.0)
+
+    def _sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+    def _defocus_of(self, blur: float) -> float:
+        """Give the defocus whose blur has a standard deviation, in px, along each axis; in µm."""
+        return blur * self.geometry.pixel_size * sqrt(2) / SEMI_ANGLE  # nm over mrad
+
+    def _stigmate(self, a: float, b: float) -> None:
+        """Set the astigmatism, its intrinsic part included, in µm."""
+        column = self._scope.column
+        column.set("stigmator_x", (a - self._intrinsic[0]) / self._full_scale)
+        column.set("stigmator_y", (b - self._intrinsic[1]) / self._full_scale)
+
+    def _move_beam(self, share: float) -> None:
+        """Move the beam so that a share of the tile has under a quarter of the light."""
+        half = self._side * self.geometry.pixel_size / 2000
+        quarter = self._radius + self._soft * np.log(3)
+        away, turn = quarter - half * (1 - 2 * share), self._rng.integers(4) * np.pi / 2
+        turn += radians(self.geometry.angle)
+        self._scope.column.set("beam_x", away * cos(turn) - self._beam_offset[0])
+        self._scope.column.set("beam_y", away * sin(turn) - self._beam_offset[1])
+
+    def _bar(self, share: float) -> Bar:
+        """Make a bar that runs through the tile, where the stage really is."""
+        size = self._side * self.geometry.pixel_size / 1000
+        place = self._scope.stage.true_position()
+        off = self._rng.uniform(-0.2, 0.2, 2) * size
+        return Bar(
+            place["x"] + off[0], place["y"] + off[1], self._rng.uniform(0, 180), share * size
+        )
+
+
+def choose_faults(n: int, share: float, rng: np.random.Generator) -> list[Injected]:
+    """Choose which tiles of a montage get which fault: every kind and strength in turn.
+
+    Parameters
+    ----------
+    n : int
+        Tiles.
+    share : float
+        Of them that get one.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    list of Injected, length n
+    """
+    kinds = [Injected(name, size) for name, sizes in STRENGTHS.items() for size in sizes]
+    faults = [Injected()] * n
+    wanted, index = int(share * n), 0
+    order = [kinds[i] for i in rng.permutation(len(kinds))] * (wanted // len(kinds) + 1)
+    gap = max(1.0, (n - wanted) / max(1, wanted) * 1.6)
+    for fault in order:
+        index += 1 + int(rng.uniform(0.5, 1.5) * gap)
+        length = ASTIGMATIC_RUN if fault.name == named.ASTIGMATIC else 1
+        if index + length > n:
+            break
+        faults[index : index + length] = [fault] * length
+        index += length
+    return faults
