@@ -146,6 +146,16 @@ class References(Section):
     )
 
 
+class Lens(Section):
+    """How the lens's distortion is fitted, and what a fit must keep to be accepted."""
+
+    degree: Annotated[int, Field(ge=2, le=7)] = Field(description="of the polynomial; 3 is a cubic")
+    most_mean: Annotated[float, Field(ge=0)] = Field(description="mean residual, in px")
+    most_std: Annotated[float, Field(ge=0)] = Field(description="of the residuals, in px")
+    most_scale_error: Fraction = Field(description="of the tiles' places against the stage's")
+    least_inliers: Fraction = Field(description="share of the matches that must agree")
+
+
 class Montage(Section):
     """Defaults of a montage; any can be given in the call."""
 
@@ -185,6 +195,7 @@ class Config(Section):
     processing: Processing
     quality: Quality
     references: References
+    lens: Lens
     montage: Montage
     log: Log
 

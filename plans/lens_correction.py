@@ -121,7 +121,7 @@ def lens_correction(
         operator=checks.text("operator", operator),
         hints={"dimensions": [([stage.x.name, stage.y.name], names.PRIMARY)]},
         num_points=len(grid.tiles),
-        montage=describe_grid(grid, overlap),
+        grid=describe_grid(grid, overlap),  # not `montage`: what has one is stitched and judged
         calibration=calibration.to_dict(),
         references=reference_uids,
     )

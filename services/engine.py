@@ -20,6 +20,7 @@ from bluesky.preprocessors import SupplementalData
 from bluesky.utils import MsgGenerator
 
 from callbacks.folders import DataFolders
+from callbacks.lens import LensProcessor, LensSettings
 from callbacks.quality import QualityGate
 from callbacks.references import ReferenceProcessor
 from callbacks.tile_jobs import ProcessorSettings
@@ -27,6 +28,7 @@ from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
 from config import Config
 from plans import brightfield, darkfield
+from processing.lens import LensLimits
 from processing.quality import Thresholds
 from services.errors import PlainError
 from services.processes import tiled_access
@@ -201,6 +203,7 @@ class Pipeline:
     sink : TiledSink
     tiles : TileProcessor
     references : ReferenceProcessor
+    lens : LensProcessor
     quality : QualityGate
         The gate for plans.
     """
@@ -208,13 +211,14 @@ class Pipeline:
     sink: TiledSink
     tiles: TileProcessor
     references: ReferenceProcessor
+    lens: LensProcessor
     quality: QualityGate
     executor: Executor
     processed: list[Consumer] = field(default_factory=list)
 
     def subscribe(self, RE: RunEngine) -> None:
         """Give this pipeline the documents of a RunEngine."""
-        for consumer in (self.sink, self.references, self.tiles):
+        for consumer in (self.sink, self.references, self.lens, self.tiles):
             RE.subscribe(consumer)
 
     def close(self, timeout: float) -> None:
@@ -246,8 +250,11 @@ def make_pipeline(config: Config, processed: Iterable[Consumer] = ()) -> Pipelin
 
     executor = make_executor(config)
     references = ReferenceProcessor(executor, publish, folders.references)
+    lens = LensProcessor(
+        executor, publish, folders.lenses, folders.references, lens_settings(config)
+    )
     tiles = TileProcessor(executor, publish, processor_settings(config), folders, thresholds)
-    return Pipeline(sink, tiles, references, gate, executor, consumers)
+    return Pipeline(sink, tiles, references, lens, gate, executor, consumers)
 
 
 def processor_settings(config: Config) -> ProcessorSettings:
@@ -257,3 +264,9 @@ def processor_settings(config: Config) -> ProcessorSettings:
         max_in_flight=settings.workers + 2,
         max_offset=settings.max_offset,
     )
+
+
+def lens_settings(config: Config) -> LensSettings:
+    """Give the settings of lens corrections."""
+    limits = LensLimits(**config.lens.model_dump(exclude={"degree"}))
+    return LensSettings(config.lens.degree, limits, processor_settings(config))

@@ -83,19 +83,19 @@ class LensLimits:
 
     Attributes
     ----------
-    mean : float
+    most_mean : float
         Length of the mean residual, in px: a systematic error.
-    std : float
+    most_std : float
         Standard deviation of the residuals, in px.
-    scale : float
-        How far the scale of the solved tile positions may be from that of the stage.
+    most_scale_error : float
+        How far the scale of the solved tile positions over the stage's may be from 1.
     least_inliers : float
         Share of the matches that must agree with the model.
     """
 
-    mean: float = 0.2
-    std: float = 2.0
-    scale: float = 0.1
+    most_mean: float = 0.2
+    most_std: float = 2.0
+    most_scale_error: float = 0.1
     least_inliers: float = 0.5
 
 
@@ -418,12 +418,12 @@ def _rms(vectors: NDArray[np.float64]) -> float:
 def _faults(fit: LensFit, limits: LensLimits) -> tuple[str, ...]:
     """Say which limits a fit does not keep."""
     found = []
-    if fit.residual_px_mean > limits.mean:
-        found.append(f"mean residual {fit.residual_px_mean:.3g} px, limit {limits.mean:g}")
-    if fit.residual_px_std > limits.std:
-        found.append(f"standard deviation {fit.residual_px_std:.3g} px, limit {limits.std:g}")
-    if fit.scale is not None and abs(fit.scale - 1) > limits.scale:
-        found.append(f"scale {fit.scale:.4g}, limit 1 ± {limits.scale:g}")
+    if fit.residual_px_mean > limits.most_mean:
+        found.append(f"mean residual {fit.residual_px_mean:.3g} px, limit {limits.most_mean:g}")
+    if fit.residual_px_std > limits.most_std:
+        found.append(f"standard deviation {fit.residual_px_std:.3g} px, limit {limits.most_std:g}")
+    if fit.scale is not None and abs(fit.scale - 1) > limits.most_scale_error:
+        found.append(f"scale {fit.scale:.4g}, limit 1 ± {limits.most_scale_error:g}")
     if fit.inlier_share < limits.least_inliers:
         found.append(
             f"only {fit.inlier_share:.0%} of the matches agree, limit {limits.least_inliers:.0%}"

@@ -150,7 +150,7 @@ def test_tiles_without_texture_end_the_run_with_the_reason(
 def test_a_fit_that_is_not_accepted_is_written_and_refused(
     make, recorder, root, data_folder, tiles
 ):
-    strict = LensSettings(limits=LensLimits(std=1e-4), processor=SETTINGS.processor)
+    strict = LensSettings(limits=LensLimits(most_std=1e-4), processor=SETTINGS.processor)
     raw_uid = feed(make(settings=strict), lens_run(data_folder, tiles))
     wait_until(lambda: recorder.stops, WAIT)
     (figures,) = recorder.table("lens")

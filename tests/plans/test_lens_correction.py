@@ -22,7 +22,8 @@ def test_nine_tiles_lie_about_the_place_with_the_overlap(lab: Lab, session: Sess
     assert (start["uid"], start["plan_name"], start["sample"]) == (uid, "lens_correction", "M21")
     assert start["plan_args"]["overlap"] == 60
     assert start["references"] == {"bright": "some-uid", "dark": None, "lens": None}
-    grid = start["montage"]
+    grid = start["grid"]
+    assert "montage" not in start  # it is not to be stitched and judged
     assert (grid["rows"], grid["columns"], grid["n_tiles"]) == (3, 3, 9)
     assert grid["pitch_px"] == pytest.approx([0.4 * side for side in grid["tile_shape"]])
 
@@ -47,7 +48,7 @@ def test_nine_tiles_lie_about_the_place_with_the_overlap(lab: Lab, session: Sess
 
 def test_another_side_and_overlap_are_taken(lab: Lab, session: Session):
     session(take(lab, side=2, overlap=40))
-    grid = session.one("start")["montage"]
+    grid = session.one("start")["grid"]
     assert (grid["rows"], grid["columns"]) == (2, 2)
     assert grid["pitch_px"] == pytest.approx([0.6 * side for side in grid["tile_shape"]])
 

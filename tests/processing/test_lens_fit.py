@@ -106,7 +106,7 @@ def test_scale_and_turn_against_the_stage_are_told_and_judged(scale, turn):
 def test_limits_are_kept_with_reasons():
     lens = some_lens((800, 800), 8)
     pairs = matches(lens, positions((800, 800)), noise=2.0, outliers=0.3)
-    strict = LensLimits(mean=0.0, std=0.1, least_inliers=0.99)
+    strict = LensLimits(most_mean=0.0, most_std=0.1, least_inliers=0.99)
     fit = fit_lens(pairs, lens.shape, limits=strict)
     assert not fit.accepted
     assert [reason.split(" ")[0] for reason in fit.reasons] == ["mean", "standard", "only"]
