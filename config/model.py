@@ -99,6 +99,12 @@ class Processing(Section):
     job_timeout: Seconds = Field(
         description="of one job in a process or a cluster; then its worker is replaced, in s"
     )
+    steps: list[Text | dict[Text, dict[str, Any]]] = Field(
+        description="of the chain, in order: names, or a name with its options"
+    )
+    write: list[Text] | None = Field(
+        description="arrays of each tile that are kept: frame, or what steps make; null for all"
+    )
     max_offset: Annotated[int, Field(ge=8, le=4096)] = Field(
         description="how far a neighbour may lie from its nominal place, in px"
     )

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -23,11 +24,12 @@ from callbacks.folders import DataFolders
 from callbacks.lens import LensProcessor, LensSettings
 from callbacks.quality import QualityGate
 from callbacks.references import ReferenceProcessor
-from callbacks.tile_jobs import ProcessorSettings
+from callbacks.tile_jobs import ProcessorSettings, warm_up
 from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
 from config import Config
 from plans import brightfield, darkfield
+from processing.chain import StepError, StepSettings, make_chain
 from processing.lens import LensLimits
 from processing.quality import Thresholds
 from services.errors import PlainError
@@ -248,21 +250,39 @@ def make_pipeline(config: Config, processed: Iterable[Consumer] = ()) -> Pipelin
         for consumer in consumers:
             consumer(name, doc)
 
-    executor = make_executor(config)
+    settings = processor_settings(config)
+    executor = make_executor(config, partial(warm_up, settings))
     references = ReferenceProcessor(executor, publish, folders.references)
     lens = LensProcessor(
         executor, publish, folders.lenses, folders.references, lens_settings(config)
     )
-    tiles = TileProcessor(executor, publish, processor_settings(config), folders, thresholds)
+    tiles = TileProcessor(executor, publish, settings, folders, thresholds)
     return Pipeline(sink, tiles, references, lens, gate, executor, consumers)
 
 
 def processor_settings(config: Config) -> ProcessorSettings:
-    """Give the settings of tile processing."""
+    """Give the settings of tile processing.
+
+    Raises
+    ------
+    PlainError
+        If the steps make no chain.
+    """
     settings = config.processing
+    steps = tuple(
+        StepSettings(name, tuple(options.items()))
+        for step in settings.steps
+        for name, options in ({step: {}} if isinstance(step, str) else step).items()
+    )
+    try:
+        make_chain(steps)
+    except StepError as error:
+        raise PlainError(f"processing.steps: {error}") from error
     return ProcessorSettings(
         max_in_flight=settings.workers + 2,
         max_offset=settings.max_offset,
+        steps=steps,
+        write=None if settings.write is None else tuple(settings.write),
     )
 
 

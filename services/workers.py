@@ -36,8 +36,15 @@ class WorkerDiedError(RuntimeError):
     """A job whose worker died, or hung and was ended, as often as it was tried."""
 
 
-def make_executor(config: Config) -> Executor:
+def make_executor(config: Config, warm_up: Callable[[], None] | None = None) -> Executor:
     """Make the executor that processes tiles.
+
+    Parameters
+    ----------
+    config : Config
+    warm_up : callable, optional
+        Called once in each process before its first job, so that this need not wait for what is
+        compiled. It must be picklable.
 
     Raises
     ------
@@ -46,10 +53,14 @@ def make_executor(config: Config) -> Executor:
     """
     settings = config.processing
     if settings.executor == "threads":
-        return Threads(settings.workers, thread_name_prefix="processing")
+        threads = Threads(settings.workers, thread_name_prefix="processing")
+        if warm_up is not None:
+            threads.submit(_try, warm_up)
+        return threads
+    prepare = partial(prepare_process, warm_up)
     if settings.executor == "processes":
-        return ProcessWorkers(settings.workers, settings.job_timeout)
-    return DaskWorkers(settings.dask, settings.workers, settings.job_timeout)
+        return ProcessWorkers(settings.workers, settings.job_timeout, prepare)
+    return DaskWorkers(settings.dask, settings.workers, settings.job_timeout, prepare)
 
 
 class ProcessWorkers(Threads):
@@ -64,14 +75,16 @@ class ProcessWorkers(Threads):
         How many.
     job_timeout : float
         After so many s a job hangs, and its process ends.
+    prepare : callable
+        Called in each process before its first job.
     """
 
-    def __init__(self, workers: int, job_timeout: float) -> None:
+    def __init__(self, workers: int, job_timeout: float, prepare: Callable[[], None]) -> None:
         super().__init__(workers, thread_name_prefix="processing")
-        self._job_timeout = job_timeout
+        self._job_timeout, self._prepare = job_timeout, prepare
         self._pools: queue.SimpleQueue[ProcessPoolExecutor] = queue.SimpleQueue()
         for _ in range(workers):
-            self._pools.put(_start_process())
+            self._pools.put(self._start_process())
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call for the next process that is free."""
@@ -93,7 +106,7 @@ class ProcessWorkers(Threads):
                     return pool.submit(call).result()
                 except BrokenExecutor:
                     pool.shutdown(wait=False)
-                    pool = _start_process()
+                    pool = self._start_process()
                     logger.error("a worker process died; its job is tried %d more times", left)
             raise WorkerDiedError(
                 f"the worker process died {RETRIES + 1} times in a row on this job, or hung for "
@@ -102,17 +115,16 @@ class ProcessWorkers(Threads):
         finally:
             self._pools.put(pool)
 
-
-def _start_process() -> ProcessPoolExecutor:
-    """Start a worker process; it gets ready while nobody waits for it."""
-    pool = ProcessPoolExecutor(
-        1,
-        # Not forked: this process has threads of Channel Access.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=prepare_process,
-    )
-    pool.submit(os.getpid)
-    return pool
+    def _start_process(self) -> ProcessPoolExecutor:
+        """Start a worker process; it gets ready while nobody waits for it."""
+        pool = ProcessPoolExecutor(
+            1,
+            # Not forked: this process has threads of Channel Access.
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=self._prepare,
+        )
+        pool.submit(os.getpid)
+        return pool
 
 
 class DaskWorkers(Executor):
@@ -126,6 +138,8 @@ class DaskWorkers(Executor):
         How many processes such a cluster has.
     job_timeout : float
         After so many s a job hangs, and its process ends.
+    prepare : callable
+        Called in each process before its first job.
 
     Raises
     ------
@@ -133,7 +147,9 @@ class DaskWorkers(Executor):
         If the package `distributed` is missing, or the scheduler does not answer.
     """
 
-    def __init__(self, settings: Dask, workers: int, job_timeout: float) -> None:
+    def __init__(
+        self, settings: Dask, workers: int, job_timeout: float, prepare: Callable[[], None]
+    ) -> None:
         try:
             import distributed
         except ImportError as error:
@@ -163,7 +179,7 @@ class DaskWorkers(Executor):
                 f"({error}): start `dask scheduler` there, or set processing.dask.address to null"
             ) from error
         self._close.enter_context(client)
-        client.register_plugin(_preparation())
+        client.register_plugin(_preparation(prepare))
         self._executor: Executor = client.get_executor(pure=False)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -177,7 +193,7 @@ class DaskWorkers(Executor):
         self._close.close()
 
 
-def _preparation() -> Any:
+def _preparation(prepare: Callable[[], None]) -> Any:
     """Make the plug-in that has each worker of a cluster prepared, those that come later too."""
     from distributed import WorkerPlugin
 
@@ -185,7 +201,7 @@ def _preparation() -> Any:
         name = "temline"
 
         def setup(self, worker: Any) -> None:
-            prepare_process()
+            prepare()
 
     return Preparation()
 
@@ -204,10 +220,20 @@ def run_watched(timeout: float, call: Callable[[], T]) -> T:
         faulthandler.cancel_dump_traceback_later()
 
 
-def prepare_process() -> None:
-    """Make a worker process ready: it outlives Ctrl-C, but not its owner."""
+def prepare_process(warm_up: Callable[[], None] | None) -> None:
+    """Make a worker process ready: it is warm, and it outlives Ctrl-C, but not its owner."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
     _end_with_parent()
+    if warm_up is not None:
+        _try(warm_up)
+
+
+def _try(warm_up: Callable[[], None]) -> None:
+    """Warm up; whatever fails there fails, and is told, at the first tile too."""
+    try:
+        warm_up()
+    except Exception:
+        logger.exception("a worker could not be warmed up")
 
 
 def _end_with_parent() -> None:

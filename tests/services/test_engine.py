@@ -7,6 +7,7 @@ import pytest
 from callbacks.tile_jobs import ProcessorSettings
 from config import load
 from config.model import Quality
+from processing.chain import DEFAULT_STEPS, StepSettings
 from processing.quality import Thresholds
 from services.engine import (
     DeviceError,
@@ -14,7 +15,9 @@ from services.engine import (
     find_part,
     make_devices,
     make_run_engine,
+    processor_settings,
 )
+from services.errors import PlainError
 from services.processes import warn_of_full_disk
 
 
@@ -66,6 +69,37 @@ def test_the_thresholds_and_settings_of_the_callbacks_are_those_of_the_configura
     given = Thresholds(**config().quality.model_dump())
     assert given == Thresholds(), "the defaults of config/default.yml differ from the callbacks'"
     assert config().processing.max_offset == ProcessorSettings().max_offset
+
+
+def test_the_steps_of_the_chain_are_those_of_the_configuration():
+    assert processor_settings(config()).steps == DEFAULT_STEPS
+    assert processor_settings(config()).write is None
+    chosen = processor_settings(
+        config(
+            TEMLINE_PROCESSING__STEPS="[flip, statistics: {bit_depth: 12}]",
+            TEMLINE_PROCESSING__WRITE="[frame]",
+        )
+    )
+    assert chosen.steps == (
+        StepSettings("flip"),
+        StepSettings("statistics", (("bit_depth", 12),)),
+    )
+    assert set(chosen.outputs((512, 512))) == {"frame"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ("[flipp]", "there is no step 'flipp'; did you mean flip?"),
+        ("[statistics: {bits: 12}]", "the step statistics cannot be made"),
+        ("[flip, flip]", "the step flip comes twice"),
+    ],
+)
+def test_a_step_that_cannot_be_made_is_named_with_its_key(steps, words):
+    with pytest.raises(PlainError) as caught:
+        processor_settings(config(TEMLINE_PROCESSING__STEPS=steps))
+    assert str(caught.value).startswith("processing.steps: ")
+    assert words in str(caught.value)
 
 
 def test_a_disk_that_is_almost_full_is_told(tmp_path, caplog):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -97,6 +98,22 @@ def test_a_process_that_dies_costs_its_own_job_only(make, caplog, tmp_path):
     assert caplog.text.count("a worker process died") == RETRIES + 1
 
 
+@pytest.mark.usefixtures("_quiet_dask")
+@pytest.mark.parametrize("kind", ["threads", *KINDS])
+def test_each_process_is_warm_before_its_first_job(kind, tmp_path):
+    warm = partial(_touch, str(tmp_path))
+    executor = make_executor(settings(kind, TEMLINE_PROCESSING__WORKERS="1"), warm)
+    with executor:
+        pid = executor.submit(os.getpid).result(WAIT)
+        assert [path.name for path in tmp_path.iterdir()] == [str(pid)]
+
+
+def test_workers_that_cannot_be_warmed_up_work_all_the_same(tmp_path):
+    warm = partial(_touch, str(tmp_path / "missing"))
+    with make_executor(settings("processes", TEMLINE_PROCESSING__WORKERS="1"), warm) as executor:
+        assert executor.submit(abs, -1).result(WAIT) == 1
+
+
 def test_ctrl_c_is_not_the_workers_business(make):
     executor = make("dask", TEMLINE_PROCESSING__WORKERS="1")
     pid = executor.submit(os.getpid).result(WAIT)
@@ -161,6 +178,10 @@ def test_worker_processes_end_when_their_owner_is_killed(tmp_path, alive, kind):
 def _slowly(number):
     time.sleep(0.05)
     return number
+
+
+def _touch(folder):
+    open(os.path.join(folder, str(os.getpid())), "x").close()
 
 
 def _wait_for(path):
