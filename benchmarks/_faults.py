@@ -238,7 +238,7 @@ class FaultyMicroscope:
 
 
 def choose_faults(n: int, share: float, rng: np.random.Generator) -> list[Injected]:
-    """Choose which tiles of a montage get which fault: every kind and strength in turn.
+    """Choose which tiles of a montage get which fault: every kind and strength as often.
 
     Parameters
     ----------
@@ -253,10 +253,12 @@ def choose_faults(n: int, share: float, rng: np.random.Generator) -> list[Inject
     list of Injected, length n
     """
     kinds = [Injected(name, size) for name, sizes in STRENGTHS.items() for size in sizes]
+    once = [fault for fault in kinds for _ in range(1 if fault.name == named.ASTIGMATIC else 3)]
     faults = [Injected()] * n
-    wanted, index = int(share * n), 0
-    order = [kinds[i] for i in rng.permutation(len(kinds))] * (wanted // len(kinds) + 1)
-    gap = max(1.0, (n - wanted) / max(1, wanted) * 1.6)
+    if not share:
+        return faults
+    order = [once[i] for _ in range(10) for i in rng.permutation(len(once))]
+    gap, index = (1 - share) / share, 0
     for fault in order:
         index += 1 + int(rng.uniform(0.5, 1.5) * gap)
         length = ASTIGMATIC_RUN if fault.name == named.ASTIGMATIC else 1

@@ -28,10 +28,10 @@ from simulation.specimen.files import load_micrograph
 STEPS = tuple(map(StepSettings, ("flip", "flat_field", "statistics", "focus", "light", "match")))
 SIDE = 512  # px of a tile
 OVERLAP = 20.0  # %
-SHARE = 0.35  # of the tiles that get a fault
+SHARE = 0.4  # of the tiles that get a fault
 # A tile of 512 px is too small for the offset that one of 4096 px may have; the virtual stage is
 # up to 150 nm off between neighbours.
-MOST_OFFSET, SEARCHED = 240.0, 220.0  # nm, of the stage; px
+MOST_OFFSET, SEARCHED = (60.0, 200.0), 220.0  # px, or nm if that is more; px
 # From these strengths on a fault must be found; weaker ones are told beside.
 STATED = {
     named.OUT_OF_FOCUS: 0.7,
@@ -101,7 +101,8 @@ def judge_montage(
     scope: FaultyMicroscope, grid: Grid, references: References, faults: list[Injected]
 ) -> Iterator[tuple[Injected, Verdict]]:
     """Take a montage, process, match and judge it as it comes; give the last verdicts."""
-    limits = Thresholds(most_offset=MOST_OFFSET / grid.geometry.pixel_size)
+    most_offset = max(MOST_OFFSET[0], MOST_OFFSET[1] / grid.geometry.pixel_size)
+    limits = Thresholds(most_offset=most_offset)
     judge = Judge(limits, len(grid.tiles))
     chain = make_chain(STEPS)
     neighbours = defaultdict(list)

@@ -26,7 +26,7 @@ SIDES = (
 )
 USUAL_SNR = 1.0  # at this signal-to-noise ratio the spectrum's figures are half trusted
 HALF_TRUSTED = 2  # tiles of a median that is half trusted
-SURE = 2.0  # standard deviations by which a score must lie under its limit
+SURE = 1.0  # standard deviations by which a score must lie under its limit
 ONE_SIDE = 2.0  # the error of a side's score over that of the whole tile: it has a quarter of it
 # Odds, as logarithms, that a blur is drift and not a lens: by its shape at most half of the first.
 SHAPE_COUNTS, ALONE, SAME_BLUR = 4.0, 1.8, 3.0
@@ -272,19 +272,11 @@ class Judge:
         if not data["good"] and data["reason"] == "no texture":
             return []
         first.matched[b] = second.matched[a] = bool(data["good"])
-        first.beyond[b] = second.beyond[a] = self._beyond(data)
+        if (off := _offset(data)) is not None:
+            first.beyond[b] = second.beyond[a] = off
         found = [*self._unfocused(a, b), *self._unmatched(a, b), *self._displaced(a, b)]
         late, self._found_late = self._found_late, []
         return late + found
-
-    def _beyond(self, data: Mapping[str, Any]) -> float:
-        """Give how far b lies from its nominal place, in px along the worse axis; 0 if unknown."""
-        if not data["good"] and data["reason"] != "out of range":
-            return 0.0
-        return max(
-            abs(float(data["drow"]) - float(data["nominal_drow"])),
-            abs(float(data["dcol"]) - float(data["nominal_dcol"])),
-        )
 
     def _unfocused(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
         """Look at the focus of two tiles again, now that each is there to be compared with."""
@@ -319,7 +311,7 @@ class Judge:
 
     def _displaced(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
         """Blame the tile of a pair whose good neighbours lie too far off; else the one later."""
-        limit, found = self._limits.most_offset, self._tiles[a].beyond[b]
+        limit, found = self._limits.most_offset, self._tiles[a].beyond.get(b, 0.0)
         if not found > limit or any(self._is_displaced(index) for index in (a, b)):
             return
         usual = {index: self._usual_offset(index) for index in (a, b)}
@@ -392,6 +384,16 @@ class Judge:
             yield f"the focus scatters by {spread:.2f}, over {limits.most_focus_spread}"
         if residual_px > limits.most_residual:
             yield f"the median residual is {residual_px:.1f} px, over {limits.most_residual} px"
+
+
+def _offset(data: Mapping[str, Any]) -> float | None:
+    """Give how far b lies from its nominal place, in px along the worse axis; None if unknown."""
+    if not data["good"] and data["reason"] != "out of range":
+        return None
+    return max(
+        abs(float(data["drow"]) - float(data["nominal_drow"])),
+        abs(float(data["dcol"]) - float(data["nominal_dcol"])),
+    )
 
 
 def _figure(data: Mapping[str, Any], name: str, least: float = NAN) -> float:

@@ -73,7 +73,7 @@ class Thresholds:
     least_focus: float = 0.05
     least_focus_neighbour: float = 0.7
     least_focus_relative: float = 0.6
-    most_astigmatism: float = 0.3
+    most_astigmatism: float = 0.2
     most_drift: float = 2.0
     most_offset: float = 250.0
     least_tiles: int = 4
