@@ -154,10 +154,8 @@ class Consultation:
         Returns
         -------
         Advice
-            Good, from a gate that only says at the end which tiles failed.
+            Good, if there is none; that of a gate which was late comes with the next question.
         """
-        if not hasattr(self._gate, "advice"):
-            return GOOD
         patience = 0.0  # with a gate that has not even answered the last question
         if self._pending is None:
             self._pending = _on_a_thread(self._gate.advice, self._uid)

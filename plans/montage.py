@@ -167,7 +167,7 @@ def montage(
     checks.number("overlap", overlap, 0, 100, "%")
     checks.number("min_overlap", min_overlap, 0, float("inf"), "µm")
     if gate is not None:
-        checks.device("gate", gate, "failed")
+        checks.device("gate", gate, "advice", "failed")
     autofocus = AutofocusSettings(focus_range, focus_steps, settle=settle)
     defocus = yield from value_of(scope.defocus)
     if focus_policy != "none" or gate is not None:

@@ -78,7 +78,8 @@ MONTAGE = [
         "references has gain; the kinds are bright, dark, lens",
     ),
     ({"references": {"dark": 3}}, TypeError, r"references\['dark'\] is 3; it must be a text"),
-    ({"gate": object()}, TypeError, "gate is .* which has no failed"),
+    ({"gate": object()}, TypeError, "gate is .* which has no advice, failed"),
+    ({"max_behind": 0}, ValueError, "max_behind is 0; it must lie between 1 and 100000"),
     ({"sample": 7}, TypeError, "sample is 7; it must be a text or a mapping"),
     ({"operator": 7}, TypeError, "operator is 7; it must be a text"),
 ]

@@ -146,15 +146,8 @@ def test_what_fails_last_is_taken_again_after_the_last_row(lab: Lab, session: Se
     )
 
 
-def test_a_gate_that_only_says_at_the_end_what_failed_is_heard_too(lab: Lab, session: Session):
-    class AtTheEnd:
-        def __init__(self) -> None:
-            self.rounds = [[2, 0, 2], [0], []]
-
-        def failed(self, raw_uid: str, timeout: float) -> list[int]:
-            return self.rounds.pop(0)
-
-    session(take(lab, AtTheEnd(), TWO_BY_TWO, retakes=3))
+def test_what_is_known_only_at_the_end_is_taken_again_then(lab: Lab, session: Session):
+    session(take(lab, Script(session, {}, failed=[[2, 0, 2], [0], []]), TWO_BY_TWO, retakes=3))
     check_documents(session.documents)
     assert takes(session)[:4] == [(0, 1), (1, 1), (2, 1), (3, 1)]
     assert sorted(takes(session)[4:6]) == [(0, 2), (2, 2)]
