@@ -248,7 +248,7 @@ def read_frame(
     while True:
         try:
             return _read(reference, Buffers() if buffers is None else buffers)
-        except (OSError, KeyError, _NotYetError) as error:
+        except (OSError, KeyError, RuntimeError, _NotYetError) as error:
             if time.monotonic() >= deadline:
                 raise FrameError(_explain(reference, error, timeout)) from error
         time.sleep(POLL_SECONDS)
@@ -266,7 +266,7 @@ def _read(reference: FrameReference, buffers: Buffers) -> NDArray[Any]:
         if index >= len(frames):
             raise _NotYetError(f"it holds {len(frames)} frames")
         offset = _check_written(frames, index, os.stat(reference.path).st_size)
-        frame = buffers.get("raw", frames.shape[1:], frames.dtype)
+        frame = buffers.get("raw", frames.shape[1:], frames.dtype.newbyteorder("="))
         if not _is_plain(frames):
             frames.read_direct(frame, np.s_[index])
             return frame

@@ -237,8 +237,7 @@ class Chain:
                     f"the step {name} needs {', '.join(missing)}, which no step before it makes: "
                     f"put {_makers(missing)} before it, or leave it out"
                 )
-            # The names of arrays do not depend on the shape of a tile that is large enough.
-            for product in (*step.figures, *step.arrays((4096, 4096)), *step.makes):
+            for product in _products(step):
                 if product in made:
                     raise StepError(
                         f"the steps {made[product]} and {name} both make {product}: "
@@ -265,8 +264,14 @@ class Chain:
 
     @property
     def corrections(self) -> Chain:
-        """The steps that change pixels alone: all that a tile needs which is read again."""
-        return Chain({name: step for name, step in self.steps.items() if step.corrects})
+        """The steps that change pixels, and what they need: all for a tile that is read again."""
+        kept: dict[str, Step] = {}
+        needed: set[str] = set()
+        for name, step in reversed(self.steps.items()):
+            if step.corrects or needed.intersection(_products(step)):
+                kept[name] = step
+                needed |= set(step.needs)
+        return Chain(dict(reversed(kept.items())))
 
     def __call__(self, tile: TileState) -> None:
         """Take a tile through all steps."""
@@ -334,12 +339,17 @@ def _find(name: str) -> Any:
     raise StepError(f"there is no step {name!r}; {hint}")
 
 
+def _products(step: Step) -> list[str]:
+    """Name all that a step makes."""
+    # The names of arrays do not depend on the shape of a tile that is large enough.
+    return [*step.figures, *step.arrays((4096, 4096)), *step.makes]
+
+
 def _makers(products: Collection[str]) -> str:
     """Name the built-in steps that make some products."""
     makers = [
         name
         for name in BUILT_IN
-        for step in [_make_step(StepSettings(name))]
-        if {*step.figures, *step.arrays((4096, 4096)), *step.makes} & {*products}
+        if {*products}.intersection(_products(_make_step(StepSettings(name))))
     ]
     return " and ".join(makers) or "a step that does"

@@ -98,6 +98,29 @@ def test_it_works_in_place_and_on_bytes():
     assert (flat_field(np.full((8, 8), 30, np.uint8), plain) == 20).all()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_counts_are_those_of_the_result(dtype):
+    """Also of the pixels that are replaced, and where the parts that are counted end."""
+    rng = np.random.default_rng(4)
+    shape = (301, 517)
+    bad = rng.random(shape) < 0.01
+    references = References(rng.normal(10, 2, shape), rng.normal(1, 0.1, shape), bad)
+    frame = rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    counts = np.full(65536, 9, np.uint32)
+    flat = flat_field(frame, references, counts=counts)
+    np.testing.assert_array_equal(counts, np.bincount(flat.ravel(), minlength=65536))
+    np.testing.assert_array_equal(flat, flat_field(frame, references))
+
+
+def test_references_are_turned_once():
+    rng = np.random.default_rng(5)
+    made = References(rng.random((8, 9)), rng.random((8, 9)), rng.random((8, 9)) < 0.1)
+    turned = made.flipped(True, False)
+    np.testing.assert_array_equal(turned.gain, made.gain[::-1])
+    np.testing.assert_array_equal(turned.bad, made.bad[::-1])
+    assert made.flipped(True, False) is turned
+
+
 @pytest.mark.parametrize(
     ("bright", "dark", "message"),
     [

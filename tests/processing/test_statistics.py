@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from processing.statistics import percentiles, tile_statistics
+from processing.statistics import count_extremes, percentiles, tile_statistics
 
 frames = hnp.arrays(
     st.sampled_from([np.uint8, np.uint16]),
@@ -37,6 +37,17 @@ def test_saturation_follows_the_bits_of_the_camera():
     assert found.zero_fraction == 0.25
     assert found.histogram[-1] == 3
     assert found.histogram.sum() == 4
+
+
+@given(frames, st.integers(1, 255))
+def test_extremes_are_counted(frame, top):
+    assert count_extremes(frame, top) == ((frame >= top).sum(), (frame == 0).sum())
+
+
+def test_extremes_of_a_row_longer_than_a_counter_counts():
+    frame = np.zeros((2, 100_001), np.uint16)
+    frame[1] = 65535
+    assert count_extremes(frame, 65535) == (100_001, 100_001)
 
 
 def test_a_view_counts_its_own_pixels_only():
