@@ -178,6 +178,43 @@ def replay(config: SiteFile = None) -> None:
     run_replay(config)
 
 
+lens_app = typer.Typer(
+    help="Lens corrections: the distortion of the projector lenses.", no_args_is_help=True
+)
+app.add_typer(lens_app, name="lens")
+
+
+@lens_app.command("fit")
+def lens_fit(
+    file: Annotated[Path, typer.Argument(help="Point matches, JSON as `render` exports it.")],
+    degree: Annotated[int, typer.Option(min=2, max=7, help="Of the polynomial.")] = 3,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="HEIGHT WIDTH", help="Of the tiles, in px; by default as far as matches go."
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the fit there, too.")
+    ] = None,
+    config: SiteFile = None,
+) -> None:
+    """Fit a lens to the matches of overlapping tiles, and tell whether to accept it.
+
+    The limits are those of the configuration's section `lens`. The exit code is 1 if the fit is
+    not accepted.
+
+    Example: [bold]temline lens fit matches.json --json lens.json[/bold]
+    """
+    from config import load
+    from processing.lens import LensLimits
+    from services.lens import run_fit
+
+    limits = LensLimits(**load(config).config.lens.model_dump(exclude={"degree"}))
+    if not run_fit(file, degree, size, json_file, limits):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; mistakes of the user end in a message, not in a traceback."""
     try:

@@ -1,0 +1,165 @@
+"""`temline lens fit`: matches of a real scale in every form, its figures, and plain mistakes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+
+from callbacks.lens_files import load_lens
+from processing.lens import LensLimits, LensModel
+from services.errors import PlainError
+from services.lens import run_fit
+from services.match_collections import MatchFileError, read_matches
+from tests.processing.lenses import error, matches, positions, some_lens
+
+SHAPE = (3840, 3840)
+LENS = some_lens(SHAPE, 90, seed=3)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Nine tiles of a 20 Mpx camera, with outliers: their translation leaves tens of px."""
+    return matches(LENS, positions(SHAPE), per_pair=120, outliers=0.15)
+
+
+def collections(pairs, as_pairs=False, weights=True):
+    """Matches in render's form: x before y, one list an axis, or one pair a place."""
+
+    def written(places):
+        xy = places[:, ::-1]
+        return (xy if as_pairs else xy.T).tolist()
+
+    return [
+        {
+            "pGroupId": "12.0",
+            "pId": pair.a,
+            "qGroupId": "12.0",
+            "qId": pair.b,
+            "matches": {"p": written(pair.p), "q": written(pair.q)}
+            | ({"w": pair.weights.tolist()} if weights else {}),
+        }
+        for pair in pairs
+    ]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(content, name="matches.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write_file
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(collections, id="render"),
+        pytest.param(lambda p: {"collections": collections(p)}, id="collections"),
+        pytest.param(lambda p: {"matches": collections(p, as_pairs=True)}, id="matches of pairs"),
+        pytest.param(lambda p: collections(p, weights=False), id="no weights"),
+    ],
+)
+def test_every_form_gives_the_same_matches(write, pairs, wrap):
+    found = read_matches(write(wrap(pairs)))
+    assert [(m.a, m.b) for m in found] == [(m.a, m.b) for m in pairs]
+    for mine, given in zip(found, pairs, strict=True):
+        np.testing.assert_allclose(mine.p, given.p)
+        np.testing.assert_allclose(mine.q, given.q)
+        assert (mine.weights == 1).all()
+
+
+def test_a_gzipped_file_is_read(tmp_path, pairs):
+    path = tmp_path / "matches.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(collections(pairs)).encode()))
+    assert len(read_matches(path)) == len(pairs)
+
+
+def test_tiles_of_several_groups_keep_apart(write, pairs):
+    content = collections(pairs[:1]) + [
+        {**one, "pGroupId": 13, "qGroupId": 13} for one in collections(pairs[:1])
+    ]
+    assert {m.a for m in read_matches(write(content))} == {"12.0/tile-0-0", "13/tile-0-0"}
+
+
+def test_a_set_of_real_scale_fits_and_is_accepted(write, pairs, tmp_path, capsys):
+    out = tmp_path / "lens.json"
+    assert run_fit(write(collections(pairs)), 3, SHAPE, out)
+    printed = capsys.readouterr().out
+    assert "\naccepted" in printed
+    rms = float(re.search(r"([\d.]+) px RMS", printed)[1])
+    translation = float(re.search(r"translation only +([\d.]+) px", printed)[1])
+    assert rms <= 0.6
+    assert translation > 20
+    assert error(load_lens(out, SHAPE).model, LENS) < 0.3
+    assert json.loads(out.read_text())["figures"]["residual_px_rms"] == pytest.approx(rms, abs=1e-3)
+
+
+def test_without_a_size_it_is_taken_from_the_matches(write, pairs, capsys):
+    assert run_fit(write(collections(pairs)), 3)
+    height, width = map(
+        int, re.search(r"of (\d+) × (\d+) px \(from", capsys.readouterr().out).groups()
+    )
+    assert height == pytest.approx(3840, abs=40)
+    assert width == pytest.approx(3840, abs=40)
+
+
+def test_what_is_beyond_the_limits_is_not_accepted(write, pairs, capsys):
+    assert not run_fit(write(collections(pairs)), 3, SHAPE, limits=LensLimits(most_std=0.1))
+    assert "not accepted: standard deviation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not json", "is not JSON"),
+        ("7", "holds a int; point matches are a list of collections"),
+        ({"tiles": []}, "holds a mapping with the keys tiles"),
+        ([{"pId": "a"}], r"collection 0, qId: Field required"),
+        ([{"pId": "a", "qId": "b", "matches": {"p": "x", "q": []}}], r"matches.p: .* found 'x'"),
+        (
+            [{"pId": "a", "qId": "b", "matches": {"p": [[1, 2], [3]], "q": [[1], [2]]}}],
+            r"collection 0: p and q are lists of the lengths \[2, 1\] and \[1, 1\]",
+        ),
+        (
+            [{"pId": "a", "qId": "b", "matches": {"p": [[1], [2]], "q": [[1], [2]], "w": [1, 1]}}],
+            "collection 0: .*weights have shapes",
+        ),
+        (
+            [{"pId": "a", "qId": "b", "matches": {"p": [[1], [2]], "q": [[1], [2]], "w": [-1]}}],
+            "greater than or equal to 0, found -1",
+        ),
+        (
+            [{"pId": "a", "qId": "a", "matches": {"p": [[1], [2]], "q": [[1], [2]]}}],
+            "tile a is matched with itself",
+        ),
+        ('[{"pId": "a", "qId": "b", "matches": {"p": [[NaN], [2]], "q": [[1], [2]]}}]', "finite"),
+    ],
+)
+def test_files_of_another_form_say_what_was_found(write, content, message):
+    with pytest.raises(MatchFileError, match=message) as refused:
+        read_matches(write(content))
+    assert "matches.json" in str(refused.value)
+
+
+def test_a_missing_file_and_matches_that_say_too_little_are_plain_errors(write, tmp_path, pairs):
+    with pytest.raises(PlainError, match="cannot be read: No such file"):
+        run_fit(tmp_path / "none.json", 3)
+    few = collections(pairs)[:1]
+    for name in "pq":
+        few[0]["matches"][name] = [line[:5] for line in few[0]["matches"][name]]
+    few[0]["matches"]["w"] = [1] * 5
+    with pytest.raises(PlainError, match=r"matches.json: there are 5 matches"):
+        run_fit(write(few), 3)
+    with pytest.raises(PlainError, match="cannot be written"):
+        run_fit(write(collections(pairs)), 3, SHAPE, tmp_path / "matches.json" / "x" / "lens.json")
+
+
+def test_a_fit_of_a_perfect_lens_corrects_nothing(write):
+    flat = matches(LensModel.none(SHAPE), positions(SHAPE), noise=0.3)
+    assert run_fit(write(collections(flat)), 3, SHAPE)
