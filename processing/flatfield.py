@@ -45,6 +45,9 @@ class References:
     gain: NDArray[np.float32]
     bad: NDArray[np.bool_]
     bad_places: NDArray[np.int32] = field(init=False, repr=False)
+    _steps: tuple[NDArray[np.uint16], NDArray[np.uint16], np.float32, np.float32] = field(
+        init=False, repr=False
+    )
     _flipped: dict[tuple[bool, bool], References] = field(
         init=False, repr=False, default_factory=dict
     )
@@ -63,6 +66,10 @@ class References:
         for name, value in (("dark", dark), ("gain", gain), ("bad", bad)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "bad_places", np.argwhere(bad).astype(np.int32))
+        # Frames are corrected at the speed of memory, and this is half of what is read: steps of
+        # 1/65535 of the largest value are a tenth of a count or less at 10 000 counts.
+        (darks, dark_step), (gains, gain_step) = _in_steps(dark), _in_steps(gain)
+        object.__setattr__(self, "_steps", (darks, gains, dark_step, gain_step))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -150,7 +157,8 @@ def flat_field(
     Returns
     -------
     ndarray of uint16, shape (height, width)
-        Counts at the raw frame's mean level, with no dark level.
+        Counts at the raw frame's mean level, with no dark level; right to 0.65 of a count up to
+        10 000 counts, 0.5 of which is the rounding.
 
     Raises
     ------
@@ -174,7 +182,7 @@ def flat_field(
         raise ValueError(f"out is {out.shape} px; it must be {references.shape}")
     tables = np.zeros((2, 0 if counts is None else 65536), np.uint32)
     raw = np.ascontiguousarray(frame).ravel()
-    _correct(raw, references.dark.ravel(), references.gain.ravel(), out.ravel(), tables)
+    _correct(raw, references._steps, out.ravel(), tables)
     _replace(out, references.bad, references.bad_places, tables[0])
     if counts is not None:
         np.add(tables[0], tables[1], out=counts)
@@ -197,6 +205,12 @@ def _mean_frame(frames: ArrayLike, name: str) -> NDArray[np.float32]:
     return mean
 
 
+def _in_steps(values: NDArray[np.float32]) -> tuple[NDArray[np.uint16], np.float32]:
+    """Give values as numbers of equal steps, in one line, and the step; negative ones become 0."""
+    step = np.float32(max(float(values.max(initial=0)), 1e-6) / 65535)
+    return np.round(values.ravel() / step).clip(0, 65535).astype(np.uint16), step
+
+
 def _outliers(deviation: NDArray[np.floating], least: float) -> NDArray[np.bool_]:
     """Tell which deviations exceed the robust spread of all, and a least amount."""
     size = np.abs(deviation)
@@ -205,20 +219,23 @@ def _outliers(deviation: NDArray[np.floating], least: float) -> NDArray[np.bool_
 
 
 @njit(nogil=True, cache=True)
-def _correct(frame, dark, gain, out, tables):  # type: ignore[no-untyped-def]
+def _correct(frame, steps, out, tables):  # type: ignore[no-untyped-def]
     """Correct and count, part by part: each is still in the cache when it is counted."""
+    dark, gain, dark_step, gain_step = steps
     for begin in range(0, len(out), PART):
         part = slice(begin, begin + PART)
-        _correct_line(frame[part], dark[part], gain[part], out[part])
+        _correct_line(frame[part], (dark[part], gain[part], dark_step, gain_step), out[part])
         if tables.shape[1]:
             count_line(out[part], tables[0], tables[1])
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _correct_line(frame, dark, gain, out):  # type: ignore[no-untyped-def]
+def _correct_line(frame, steps, out):  # type: ignore[no-untyped-def]
+    dark, gain, dark_step, gain_step = steps
     half, low, high = np.float32(0.5), np.float32(0), np.float32(65535)
     for i in range(len(out)):
-        value = (np.float32(frame[i]) - dark[i]) * gain[i] + half
+        level = np.float32(frame[i]) - np.float32(dark[i]) * dark_step
+        value = level * (np.float32(gain[i]) * gain_step) + half
         out[i] = np.uint16(np.int32(min(max(value, low), high)))
 
 

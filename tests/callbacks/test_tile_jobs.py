@@ -85,7 +85,10 @@ def test_a_tile_is_processed_and_written(frames, references, file):
     made = load_references(references)
     expected = ((scene(1) - made.dark) * made.gain + 0.5).clip(0, 65535).astype(np.uint16)
     good = ~made.bad[:, ::-1]
-    np.testing.assert_array_equal(frame[good], expected[:, ::-1][good])
+    # The flat field's steps are a tenth of a count, so that a few are rounded the other way.
+    difference = np.abs(frame[good].astype(int) - expected[:, ::-1][good])
+    assert difference.max() <= 1
+    assert difference.mean() < 0.02
 
 
 def test_a_tile_that_is_read_again_is_the_same_whether_it_was_written_or_not(
