@@ -267,12 +267,12 @@ def noise_limit(scene: NDArray[np.float64], snr: float, area: float) -> float:
 
 def pair_errors(snr: float, pairs: int, side: int) -> tuple[float, float]:
     """Measure the RMS error of pairs of tiles at 10 % overlap, and how many of their sd it is."""
-    scene = texture(2048, 3)
+    scene = texture(2 * side, 3)
     off, relative = [], []
     for k in range(pairs):
         rng = np.random.default_rng(k)
         nominal = np.array([0, side - side // 10])[:: 1 if k % 2 else -1]
-        offset, corner = nominal + rng.uniform(-8, 8, 2), rng.uniform(0, 2048, 2)
+        offset, corner = nominal + rng.uniform(-8, 8, 2), rng.uniform(0, len(scene), 2)
         a, b = (
             prepare(
                 expose(
@@ -341,10 +341,10 @@ def _shortest(action: Callable[[], Any], repeats: int = 15) -> float:
 def measure(quick: bool) -> Iterator[Result]:
     """Measure limits and speed, then all montages; if quick, small ones and without peers."""
     cv2.setNumThreads(1)
+    side = 512 if quick else 1024
     for snr in (1.0, 3.0, 10.0, 30.0):
-        error, relative = pair_errors(snr, 8 if quick else 40, 512 if quick else 1024)
-        side = 512 if quick else 1024
-        limit = noise_limit(texture(2048, 3), snr, side * (side // 10))
+        error, relative = pair_errors(snr, 8 if quick else 40, side)
+        limit = noise_limit(texture(2 * side, 3), snr, side * (side // 10))
         name = f"a pair's error, SNR {snr:g}"
         yield Result(name, error, "px", "Cramér–Rao limit", limit, 2.0, goal_is_ratio=True)
         yield Result(f"{name}, over its sd", relative, "")

@@ -18,7 +18,8 @@ from processing.matching.tile import MatchTile
 BORDER = 5  # what is left out along the overlap's border, where smoothing lacks neighbours
 LEAST_LENGTH, LEAST_WIDTH = 64, 8  # a patch is at least so long, and at least so wide
 ELONGATED = 2.5  # an overlap so many times as long as wide changes along its length only
-LEAST_FOR_SLOPES, LEAST_FOR_CURVES = 5, 10  # patches that it takes to tell how offsets vary
+# Patches that it takes to tell how offsets slope, bend along an overlap, bend along both axes.
+LEAST_FOR_SLOPES, LEAST_FOR_BEND, LEAST_FOR_CURVES = 5, 7, 10
 DISTORTION = 30.0  # by how much offsets may vary over an overlap, as a standard deviation
 FIT_NOISE = 0.5  # error of one patch's offset, as a standard deviation
 PLAIN = 0.8  # if patches that know so much of all agree on one lag, no curve is looked for
@@ -123,10 +124,10 @@ class Field:
         self._scale = max(float(extent.max()) / 2, 1.0)
         if len(patches) < LEAST_FOR_SLOPES:
             powers = [(0, 0)]
+        elif extent.max() > ELONGATED * extent.min() and len(patches) >= LEAST_FOR_BEND:
+            powers = [(0, 0), (1, 0), (0, 1), (2, 0) if extent[0] > extent[1] else (0, 2)]
         elif len(patches) < LEAST_FOR_CURVES:
             powers = [(0, 0), (1, 0), (0, 1)]
-        elif extent.max() > ELONGATED * extent.min():
-            powers = [(0, 0), (1, 0), (0, 1), (2, 0) if extent[0] > extent[1] else (0, 2)]
         else:
             powers = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)]
         self._powers = np.array(powers)
