@@ -33,7 +33,7 @@ from processing.mosaic import (
     blocks,
     display_range,
     halve,
-    level_shapes,
+    mosaic_levels,
     plan_mosaic,
     render,
 )
@@ -152,7 +152,7 @@ class MosaicPlan:
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of each level, in px."""
-        return level_shapes(self.layout.shape)
+        return mosaic_levels(self.layout.shape)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def begin_mosaic(task: MosaicTask) -> MosaicPlan:
             raise FileExistsError(errno.EEXIST, "there is a mosaic already", str(task.path))
         task.path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(store, mode="w", zarr_format=3)
-        for number, shape in enumerate(level_shapes(layout.shape)):
+        for number, shape in enumerate(mosaic_levels(layout.shape)):
             _create(group, str(number), shape, np.uint16, shard=_shard(number))
     jobs = tuple(
         _block(task, layout, store, number, window)
@@ -287,7 +287,7 @@ def write_block(block: MosaicBlock) -> BlockResult:
 
     with _explained(block.store):
         image = render(read, block.layout, block.window, seam=block.seam)
-        _write_levels(block.store, level_shapes(block.layout.shape), 0, image, block.window)
+        _write_levels(block.store, mosaic_levels(block.layout.shape), 0, image, block.window)
     return BlockResult(block.number, time.monotonic() - started, missing)
 
 
@@ -395,6 +395,8 @@ def _write_levels(
     last = min(LEVELS_A_BLOCK, len(levels) - 1 - level)
     for halvings in range(last + 1):
         if halvings:
+            if min(image.shape) < 2:
+                return  # a sliver at the edge, of which nothing is left
             image = halve(image)
         if halvings >= first:
             top, left = (side.start >> halvings for side in window)

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from processing.pyramid import level_shapes, pyramid
 from processing.statistics import percentiles, value_counts
 
 Seam = Literal["blend", "cut"]
@@ -101,10 +102,10 @@ def plan_mosaic(positions: ArrayLike, tile_shape: tuple[int, int]) -> Layout:
     return Layout(corners, (height, width), (rows, columns), (int(origin[0]), int(origin[1])))
 
 
-def level_shapes(
+def mosaic_levels(
     shape: tuple[int, int], smallest: int = SMALLEST_LEVEL
 ) -> tuple[tuple[int, int], ...]:
-    """Give the shapes of a pyramid, each level half the one before, rounded up.
+    """Give the shapes of a mosaic and its pyramid, each level half the one before, rounded down.
 
     Parameters
     ----------
@@ -113,11 +114,10 @@ def level_shapes(
     smallest : int
         The last level is the first whose sides are both this or less, in px.
     """
-    shapes = [(int(shape[0]), int(shape[1]))]
-    while max(shapes[-1]) > smallest:
-        rows, columns = shapes[-1]
-        shapes.append(((rows + 1) // 2, (columns + 1) // 2))
-    return tuple(shapes)
+    halvings = 0
+    while max(shape) >> halvings > smallest:
+        halvings += 1
+    return (int(shape[0]), int(shape[1])), *level_shapes(shape, halvings)
 
 
 def blocks(shape: tuple[int, int], side: int = BLOCK) -> tuple[Window, ...]:
@@ -188,21 +188,21 @@ def render(
     return image
 
 
-def halve(image: NDArray[np.unsignedinteger]) -> NDArray[np.uint16]:
-    """Halve an image: the mean of each 2 × 2 pixels, rounded.
+def halve(image: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Give the next level of an image: the rounded mean of each 2 × 2 pixels.
 
     Parameters
     ----------
-    image : ndarray of uint8 or uint16, shape (height, width)
+    image : ndarray of uint16, shape (height, width)
+        Of 2 px at least on both sides.
 
     Returns
     -------
-    ndarray of uint16, shape ((height + 1) // 2, (width + 1) // 2)
-        A last odd row or column is averaged with itself.
+    ndarray of uint16, shape (height // 2, width // 2)
+        Without a last odd row or column.
     """
-    rows, columns = image.shape
-    half = np.empty(((rows + 1) // 2, (columns + 1) // 2), np.uint16)
-    _halve(np.ascontiguousarray(image), half)
+    half = np.empty((image.shape[0] // 2, image.shape[1] // 2), np.uint16)
+    pyramid(image, [half])
     return half
 
 
@@ -378,20 +378,3 @@ def _take(pixels, down, across, nearest, image):  # type: ignore[no-untyped-def]
             if pixels[r, c] and distance < nearest[r, c]:
                 nearest[r, c] = distance
                 image[r, c] = pixels[r, c]
-
-
-@njit(nogil=True, cache=True)
-def _halve(image, half):  # type: ignore[no-untyped-def]
-    rows, columns = image.shape
-    even_rows, even_columns = rows // 2, columns // 2
-    for r in range(even_rows):
-        for c in range(even_columns):
-            total = np.uint32(image[2 * r, 2 * c]) + np.uint32(image[2 * r, 2 * c + 1])
-            total += np.uint32(image[2 * r + 1, 2 * c]) + np.uint32(image[2 * r + 1, 2 * c + 1])
-            half[r, c] = np.uint16((total + 2) >> 2)
-    for r in range(half.shape[0]):
-        for c in range(even_columns if r < even_rows else 0, half.shape[1]):
-            below, right = min(2 * r + 1, rows - 1), min(2 * c + 1, columns - 1)
-            total = np.uint32(image[2 * r, 2 * c]) + np.uint32(image[2 * r, right])
-            total += np.uint32(image[below, 2 * c]) + np.uint32(image[below, right])
-            half[r, c] = np.uint16((total + 2) >> 2)

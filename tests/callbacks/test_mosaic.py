@@ -198,6 +198,20 @@ def test_a_block_is_one_shard_of_each_level_and_empty_ones_are_no_files(large, s
     assert not alone.missing  # tiles that are left out are not missed
 
 
+@pytest.mark.parametrize("over", [1, 2, 5])
+def test_a_sliver_of_a_block_at_the_edge_loses_nothing(small, tmp_path, over):
+    """4097 px: of the last row of the second block nothing is left on level 1."""
+    places = np.array([(0, 0), (0, 4096 + over - SIDE)])
+    task = replace(small.task(tmp_path / "m.ome.zarr"), tiles=small.processed[:2], positions=places)
+    make_mosaic(task)
+    group = zarr.open_group(tmp_path / "m.ome.zarr", mode="r")
+    levels = [group[str(number)][0] for number in range(4)]
+    assert levels[0].shape == (SIDE, 4096 + over)
+    assert (levels[0][:, -SIDE:] == small.tiles[1]).all()
+    for fine, coarse in pairwise(levels):
+        assert (coarse == halve(fine)).all()
+
+
 # Who writes it
 
 
