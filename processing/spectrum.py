@@ -83,17 +83,19 @@ def tile_spectrum(image: NDArray[np.generic]) -> TileSpectrum:
         If `image` is not two-dimensional or too small, or holds a number that is not finite.
     """
     windows, grid = cut_windows(image)
-    spectra = scipy.fft.rfft2(windows)
-    power = spectra.real**2 + spectra.imag**2
+    spectra = scipy.fft.rfft2(windows, overwrite_x=True)
+    power = np.square(spectra.real)
+    power += np.square(spectra.imag)
     flat = power.reshape(len(power), -1)
     coarse, fine, floor = (flat @ _weights()).T.astype(np.float64)
     whitened = _whitened(COARSE)
     texture = np.divide(coarse, floor, out=np.zeros_like(floor), where=floor > 0) - 1
     used = texture >= LEAST_TEXTURE
-    chosen = power[used] if used.any() else power
+    chosen = (used if used.any() else np.ones_like(used)).astype(np.float32)
+    n = int(chosen.sum())
     return TileSpectrum(
-        power=chosen.mean(axis=0),
-        windows=len(chosen),
+        power=(chosen @ flat / n).reshape(power.shape[1:]),
+        windows=n,
         coarse=((coarse - floor) / whitened).reshape(grid),
         fine=(fine - floor * _floor_in_fine()).reshape(grid),
         texture=texture.reshape(grid),
@@ -159,6 +161,7 @@ def whole() -> NDArray[np.float64]:
     return np.where(scipy.fft.rfftfreq(SIDE)[None] == 0, 0.5, 1.0) * np.ones((SIDE, 1))
 
 
+@lru_cache(maxsize=8)
 def in_band(band: tuple[float, float]) -> NDArray[np.bool_]:
     """Tell which elements lie in a band of frequencies, in cycles a px."""
     return (frequency() >= band[0]) & (frequency() < band[1])
@@ -171,6 +174,7 @@ def _starts(length: int) -> list[int]:
     return np.linspace(inset, length - SIDE - inset, n).round().astype(int).tolist()
 
 
+@lru_cache(maxsize=1)
 def _whitened(band: tuple[float, float]) -> float:
     """Give the mean power that edges of unit strength have in a band."""
     inside = in_band(band)
@@ -178,6 +182,7 @@ def _whitened(band: tuple[float, float]) -> float:
     return float((weights * frequency()[inside] ** -EDGE_POWER).sum() / weights.sum())
 
 
+@lru_cache(maxsize=1)
 def _floor_in_fine() -> float:
     """Give the mean whitened power of white noise in the fine band."""
     inside = in_band(FINE)

@@ -68,9 +68,9 @@ class Thresholds:
     least_mean: float = 50.0
     least_mean_relative: float = 0.5
     most_saturated: float = 0.01
-    most_beam_edge: float = 0.02
+    most_beam_edge: float = 0.05
     most_obstructed: float = 0.05
-    least_focus: float = 0.05
+    least_focus: float = 0.02
     least_focus_neighbour: float = 0.7
     least_focus_relative: float = 0.6
     most_astigmatism: float = 0.2

@@ -62,7 +62,7 @@ def judge_of(n_good, **limits):
         ({"saturated": 0.02}, "saturated"),
         ({"beam_edge": 0.1}, "beam_edge"),
         ({"obstructed": 0.3}, "obstructed"),
-        ({"focus": 0.04}, "out_of_focus"),
+        ({"focus": 0.005}, "out_of_focus"),
         ({"focus": 0.35}, "out_of_focus"),  # under 0.7 of its neighbours
         ({"focus": 0.47}, ""),
         ({"focus": 0.35, "focus_sd": 0.2}, ""),  # that may be noise
