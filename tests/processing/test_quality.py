@@ -316,3 +316,17 @@ def test_verdicts_do_not_depend_on_the_gain(gain, mean, focus):
 def test_a_lower_score_is_never_judged_better(scores):
     worse, better = (judge_of(6).tile(tile(6, focus=score)) for score in scores)
     assert worse.severity >= better.severity
+
+
+def test_blur_that_the_next_tile_has_too_is_the_lens():
+    """Also across: the line foci on the two sides of the focus lie across each other."""
+    judge = judge_of(6)
+    blurred = {"drift_px": 3.0, "astigmatism": 0.5, "motion": 0.6}
+    assert judge.tile(tile(6, **blurred, drift_angle=20.0)).names == "drifted"
+    assert judge.tile(tile(7, **blurred, drift_angle=113.0)).names == "astigmatic"
+    told = judge.match(match(6, 7))
+    assert [(index, fault.name, fault.scope) for index, fault in told] == [
+        (6, "astigmatic", "persistent")
+    ]
+    assert judge.verdicts()[6].names == "astigmatic"
+    assert judge.tile(tile(8, **blurred, drift_angle=65.0)).names == "drifted"
