@@ -35,7 +35,7 @@ accuracy: .venv/installed ## accuracy against the virtual microscope's truth
 	@set -e; for name in $(ACCURACY); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 clean: ## remove the environment, caches and everything that was acquired here
-	@rm -rf .venv .temline build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-peers .temline build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

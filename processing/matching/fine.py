@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.matching.patches import Field, choose, divide, follow, middles, overlap_box
+from processing.matching.patches import Field, choose, divide, follow, middles
 from processing.matching.polish import polish
 from processing.matching.search import Costs, search, valleys
-from processing.matching.tile import MatchTile
+from processing.matching.tile import MatchTile, overlap_box
 
 # All in px of full resolution, unless said otherwise.
 PATCH, PATCHES = 96, 16  # the longest side of a patch, and the most patches

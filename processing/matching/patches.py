@@ -28,17 +28,6 @@ CLEARLY = 1.2  # by what factor it must fit better than one lag for all
 TOLERANCES = (6.0, 3.0, 1.5)  # how far a patch may lie off and still count, fit by fit
 
 
-def overlap_box(a: MatchTile, b: MatchTile, offset: NDArray[np.int64]) -> tuple[int, int, int, int]:
-    """Give (top, bottom, left, right) of what two tiles share, in px of a's `fine`."""
-    box: list[int] = []
-    for axis in (0, 1):
-        begin_a, begin_b = (a.top, a.left)[axis], (b.top, b.left)[axis] + int(offset[axis])
-        begin = max(begin_a, begin_b)
-        end = min(begin_a + a.fine.shape[axis], begin_b + b.fine.shape[axis])
-        box += [begin - begin_a, max(begin, end) - begin_a]
-    return box[0], box[1], box[2], box[3]
-
-
 def divide(box: tuple[int, int, int, int], longest: int) -> NDArray[np.int64]:
     """Divide an overlap into patches, clear of its border.
 

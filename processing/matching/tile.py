@@ -137,10 +137,10 @@ def prepare_edges(
     }
 
 
-def overlap(
+def overlap_box(
     a: MatchTile, b: MatchTile, offset: Sequence[int] | NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Give what two tiles, or parts, show of their overlap.
+) -> tuple[int, int, int, int]:
+    """Give (top, bottom, left, right) of what two tiles, or parts, share, in px of a's `fine`.
 
     Parameters
     ----------
@@ -150,18 +150,35 @@ def overlap(
 
     Returns
     -------
-    (ndarray of uint8, ndarray of uint8)
-        Views of a's `fine` and of b's, of one shape; empty if there is no overlap.
+    (int, int, int, int)
+        Of no height or width if there is no overlap.
     """
-    in_a, in_b = [], []
+    box: list[int] = []
     for axis in (0, 1):
         begin_a, begin_b = (a.top, a.left)[axis], (b.top, b.left)[axis] + int(offset[axis])
         begin = max(begin_a, begin_b)
         end = min(begin_a + a.fine.shape[axis], begin_b + b.fine.shape[axis])
-        end = max(begin, end)
-        in_a.append(slice(begin - begin_a, end - begin_a))
-        in_b.append(slice(begin - begin_b, end - begin_b))
-    return a.fine[in_a[0], in_a[1]], b.fine[in_b[0], in_b[1]]
+        box += [begin - begin_a, max(begin, end) - begin_a]
+    return box[0], box[1], box[2], box[3]
+
+
+def overlap(
+    a: MatchTile, b: MatchTile, offset: Sequence[int] | NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Give what two tiles, or parts, show of their overlap: views of one shape.
+
+    Parameters
+    ----------
+    a, b : MatchTile
+    offset : sequence of int, length 2
+        As in `overlap_box`.
+    """
+    top, bottom, left, right = overlap_box(a, b, offset)
+    down, across = a.top - b.top - int(offset[0]), a.left - b.left - int(offset[1])
+    return (
+        a.fine[top:bottom, left:right],
+        b.fine[top + down : bottom + down, left + across : right + across],
+    )
 
 
 def _check(tile: NDArray[np.unsignedinteger]) -> None:
