@@ -3,6 +3,23 @@
 Wrong matches are left out and missing ones are bridged, so no single pair spoils a mosaic.
 """
 
-from processing.solve.translation import MATCHED, STAGE, Solution, solve, solve_matches
+from processing.solve.incremental import IncrementalSolver, Snapshot
+from processing.solve.translation import (
+    MATCHED,
+    STAGE,
+    Solution,
+    solve,
+    solve_matches,
+    well_connected,
+)
 
-__all__ = ["MATCHED", "STAGE", "Solution", "solve", "solve_matches"]
+__all__ = [
+    "MATCHED",
+    "STAGE",
+    "IncrementalSolver",
+    "Snapshot",
+    "Solution",
+    "solve",
+    "solve_matches",
+    "well_connected",
+]

@@ -5,9 +5,15 @@ The solved tiles tell how far the stage was off; whether that tells of a tile ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+
+# From positions (n, 2) and the number of the set of each tile, the largest 0: positions with the
+# other sets moved to where they should be, and how far off that is along each axis, in px.
+PlaceApart = Callable[[NDArray[np.float64], NDArray[np.intp]], tuple[NDArray[np.float64], float]]
 
 LEAST_FOR_AFFINE = 6  # solved tiles that it takes to predict how others moved
 NEARBY = 8  # how many of the nearest solved tiles say how a tile next to them moved

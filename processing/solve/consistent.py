@@ -11,16 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.solve.apart import StagePrediction
+from processing.solve.apart import PlaceApart
 from processing.solve.least_squares import LeastSquares, components, lengths, misfits
 from processing.solve.loops import Loops, find_loops, grow, join
 
 LEAST_SCALE = 0.15  # the least standard deviation that right matches are taken to have, in px
 LEAST_NOISE = 0.02  # the least while there are others that are surer, in px
 MOST_SCALE = 10.0  # the greatest, for distorted tiles, in px
+LEAST_SPREAD = 100.0  # how far the gaps of wrong loops reach at least, in px
+MOST_ASKED = 2000  # loops that are asked for the scale of the noise
+ITERATIONS = 12  # of the fit to them
 OUTLIER_SCALES = 4.0  # what is beyond so many standard deviations is wrong
 SHORT = 4  # matches of the loops of a grid of tiles
 LONGEST = 4, 6, 10  # matches of the loops of sets of tiles that are looked for, in turn
+VERY_LONG = 20  # and in the end, once
 MOST_BY_CHANCE = 0.01  # loops that may close by chance, relative to those found
 ROUNDS = 5  # how often matches may be left out or taken back
 
@@ -64,7 +68,9 @@ class Fit:
     positions: NDArray[np.float64]
 
 
-def pick_consistent(matches: Matches, start: NDArray[np.float64]) -> tuple[NDArray[np.bool_], Fit]:
+def pick_consistent(
+    matches: Matches, start: NDArray[np.float64], place_apart: PlaceApart
+) -> tuple[NDArray[np.bool_], Fit]:
     """Pick the matches that bear each other out, and solve by them.
 
     Parameters
@@ -72,6 +78,8 @@ def pick_consistent(matches: Matches, start: NDArray[np.float64]) -> tuple[NDArr
     matches : Matches
     start : ndarray of float64, shape (n, 2)
         Nominal positions, in px.
+    place_apart : callable
+        Tells where sets of tiles apart from the largest should be; see `PlaceApart`.
 
     Returns
     -------
@@ -95,9 +103,12 @@ def pick_consistent(matches: Matches, start: NDArray[np.float64]) -> tuple[NDArr
     # Gaps spread evenly over a disc have half their number within 0.7 of its radius.
     spread = float(np.median(loops.gaps[~closed])) / 0.7 if not closed.all() else np.inf
     sets = _Sets(matches, picked, fit, limits)
-    for within in (usual, limits):
-        _tie_sets(sets, within, spread)
-    picked = sets.picked | _tie_by_stage(matches, *sets.placed(), start, limits)
+    _tie_sets(sets, usual, spread)
+    _tie_sets(sets, limits, spread)
+    if sets.tie_by_loops(VERY_LONG, usual, spread):
+        _tie_sets(sets, limits, spread)
+    placed, labels = sets.placed()
+    picked = sets.picked | _tie_by_stage(matches, *place_apart(placed, labels), labels, limits)
     return _without_outliers(matches, picked, start, limits, take_back=True)
 
 
@@ -113,12 +124,26 @@ def _tie_sets(sets: _Sets, limits: NDArray[np.float64], spread: float) -> None:
 
 
 def _scale(loops: Loops, sd: NDArray[np.float64]) -> float:
-    """Find how far matches are off in truth, relative to their sd, from the loops that close."""
+    """Find how far matches are off in truth, relative to their sd, from the loops.
+
+    Gaps of right loops follow Rayleigh's distribution, those of wrong ones spread evenly over a
+    disc: a mixture, fitted by expectation and maximisation.
+    """
     if not len(loops):
-        return 0.0
-    # Rayleigh's distribution has a fifth of its weight below two thirds of its scale.
-    scale = float(np.percentile(loops.gaps / loops.root_sum(sd), 20)) / 0.67
-    return min(scale, MOST_SCALE / float(np.median(sd)))
+        return 1.0
+    gaps = (loops.gaps / loops.root_sum(sd))[:: -(-len(loops) // MOST_ASKED)]
+    usual = float(np.median(sd))
+    disc = max(float(gaps.max()), LEAST_SPREAD / (np.sqrt(SHORT) * usual))
+    variance, share = float(np.quantile(gaps, 0.05)) ** 2, 0.5
+    for _ in range(ITERATIONS):
+        variance = max(variance, (LEAST_NOISE / usual) ** 2)
+        right = share / variance * np.exp(-(gaps**2) / (2 * variance))
+        chance = right / (right + (1 - share) * 2 / disc**2 + 1e-300)
+        share = float(chance.mean())
+        variance = float((chance * gaps**2).sum() / (2 * chance.sum() + 1e-12))
+    if share * len(gaps) < 0.5:  # no loop is right
+        return 1.0
+    return min(float(np.sqrt(variance)), MOST_SCALE / usual)
 
 
 def _without_outliers(
@@ -234,19 +259,18 @@ class _Sets:
 def _tie_by_stage(
     matches: Matches,
     positions: NDArray[np.float64],
+    stage_sd: float,
     labels: NDArray[np.intp],
-    start: NDArray[np.float64],
     limits: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
     """Pick from the matches that no loop bears out those nearest to what the stage tells.
 
     One that is farther from that than the stage is ever off is not picked.
     """
-    stage = StagePrediction(start, positions, labels)
-    gaps = misfits(matches.ends, stage.placed(), matches.offsets)
+    gaps = misfits(matches.ends, positions, matches.offsets)
     size = lengths(gaps)
     apart = np.ptp(labels[matches.ends], axis=1) != 0
-    likely = np.flatnonzero(apart & (size <= limits + OUTLIER_SCALES * stage.sd))
+    likely = np.flatnonzero(apart & (size <= limits + OUTLIER_SCALES * stage_sd))
     likely = likely[np.argsort(size[likely], kind="stable")]
     taken, _, _ = join(
         np.arange(len(likely))[:, None],

@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 MOST_STEPS = 4_000_000  # of one search for loops (about 20 ms); what is found by then is used
-MOST_WAYS = 100_000  # from one node that are looked at together
+MOST_WAYS = 40_000  # from one node that are looked at together
 MOST_VOTERS = 200  # matches between two sets of tiles that are asked
 
 
@@ -27,7 +27,7 @@ class Loops:
     gaps : ndarray of float64, shape (k,)
         How far the offsets round each are from adding up to nothing, in px.
     seen : int
-        How many loops of the greatest length asked for, or one less, were looked at.
+        At most how many loops of the greatest length asked for, or one less, were looked at.
     """
 
     members: NDArray[np.int64]
@@ -146,9 +146,9 @@ def _search(table, rank, offsets, reach, longest):  # type: ignore[no-untyped-de
     first, match, other, sign = table
     members, gaps = np.full((1024, longest), -1), np.empty((1024, 2))
     count, seen, steps = 0, 0, 0
-    # Each way: the way that it prolongs, by which match, to which node, how long it is then, and
-    # the way before it that ends there too.
-    ways = np.empty((MOST_WAYS, 5), np.int64)
+    # Each way: the way that it prolongs, by which match, to which node, how long it is then, the
+    # way before it that ends there too, and its first match.
+    ways = np.empty((MOST_WAYS, 6), np.int64)
     sums = np.empty((MOST_WAYS, 3))  # of rows, columns and squared reach
     last = np.full(len(rank), -1)
     for root in range(len(rank)):
@@ -164,17 +164,19 @@ def _search(table, rank, offsets, reach, longest):  # type: ignore[no-untyped-de
                     continue
                 ways[begun, 0], ways[begun, 1], ways[begun, 2] = done, match[p], there
                 ways[begun, 3], ways[begun, 4] = ways[done, 3] + 1, last[there]
+                ways[begun, 5] = ways[done, 5] if done else match[p]
                 sums[begun, 0] = sums[done, 0] + sign[p] * offsets[match[p], 0]
                 sums[begun, 1] = sums[done, 1] + sign[p] * offsets[match[p], 1]
                 sums[begun, 2] = sums[done, 2] + reach[match[p]] ** 2
                 partner = last[there]
                 while partner >= 0 and ways[partner, 3] >= ways[done, 3]:
                     steps += 1
-                    if _makes_loop(ways, begun, partner, longest):
+                    if _is_new_pair(ways, begun, partner, longest):
                         seen += ways[begun, 3] + ways[partner, 3] > longest - 2
                         row = sums[begun, 0] - sums[partner, 0]
                         column = sums[begun, 1] - sums[partner, 1]
-                        if row**2 + column**2 <= sums[begun, 2] + sums[partner, 2]:
+                        near = row**2 + column**2 <= sums[begun, 2] + sums[partner, 2]
+                        if near and _part_at_once(ways, begun, partner):
                             if count == len(members):
                                 members = np.concatenate((members, np.full_like(members, -1)))
                                 gaps = np.concatenate((gaps, gaps))
@@ -201,25 +203,27 @@ def _passes(ways, way, node):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _makes_loop(ways, one, two, longest):  # type: ignore[no-untyped-def]
-    """Tell whether two ways with the same ends are a loop, and not met a second time.
+def _is_new_pair(ways, one, two, longest):  # type: ignore[no-untyped-def]
+    """Tell whether two ways with the same ends may make a loop that is not met a second time.
 
-    The first is as long as the second or longer by one.
+    The first is as long as the second, or longer by one: then it is met in both directions.
     """
     if ways[one, 3] + ways[two, 3] > longest or ways[one, 1] == ways[two, 1]:
         return False
-    way = one
-    while ways[way, 3] > 1:
-        way = ways[way, 0]
+    if ways[one, 3] == ways[two, 3]:
+        return ways[one, 5] != ways[two, 5]
+    return ways[one, 5] < ways[two, 5]
+
+
+@njit(nogil=True, cache=True)
+def _part_at_once(ways, one, two):  # type: ignore[no-untyped-def]
+    """Tell whether two ways with the same ends have no node between in common."""
+    way = ways[one, 0]
+    while way > 0:
         if _passes(ways, ways[two, 0], ways[way, 2]):
             return False
-    begin = two
-    while ways[begin, 3] > 1:
-        begin = ways[begin, 0]
-    # Ways of different lengths are met in both directions of the loop.
-    return ways[way, 1] != ways[begin, 1] and (
-        ways[one, 3] == ways[two, 3] or ways[way, 1] < ways[begin, 1]
-    )
+        way = ways[way, 0]
+    return True
 
 
 @njit(nogil=True, cache=True)
@@ -383,20 +387,26 @@ def _follow(node, root, shift):  # type: ignore[no-untyped-def]
     return row, column, node
 
 
-@njit(nogil=True, cache=True)
-def find_bridges(first, match, other, n_matches):  # type: ignore[no-untyped-def]
-    """Mark the matches that are on no loop at all (R. E. Tarjan, Inf. Proc. Letters 2, 1974).
+def on_loops(n_nodes: int, ends: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Tell which matches are on any loop: without one of the others nothing would fall apart.
 
     Parameters
     ----------
-    first, match, other : ndarray of int64
-        The matches of node i, and the nodes that they lead to, stand at first[i] … first[i + 1].
-    n_matches : int
+    n_nodes : int
+    ends : ndarray of int, shape (m, 2)
+        Nodes (a, b) of each match.
 
     Returns
     -------
-    ndarray of bool, shape (n_matches,)
+    ndarray of bool, shape (m,)
     """
+    table = Incidence.of(n_nodes, ends)
+    return np.asarray(~_find_bridges(table.first, table.match, table.other, len(ends)))
+
+
+@njit(nogil=True, cache=True)
+def _find_bridges(first, match, other, n_matches):  # type: ignore[no-untyped-def]
+    """Mark the matches that are on no loop (R. E. Tarjan, Inf. Proc. Letters 2, 1974)."""
     n = len(first) - 1
     number, low = np.full(n, -1), np.zeros(n, np.int64)
     stack, came, cursor = np.zeros(n, np.int64), np.zeros(n, np.int64), first[:-1].copy()

@@ -15,7 +15,7 @@ from processing.matching import Match
 from processing.solve.apart import StagePrediction
 from processing.solve.consistent import Fit, Matches, pick_consistent
 from processing.solve.least_squares import components, incident_sum, misfits
-from processing.solve.loops import Incidence, find_bridges
+from processing.solve.loops import on_loops
 
 # A match is never trusted to be better than this, in px: tiles are distorted, so neighbours that
 # were measured to 0.01 px still disagree by more round a loop of four.
@@ -127,10 +127,16 @@ def solve(
         not finite or an sd negative.
     """
     start, matches = check(nominal, pairs, offsets, sd)
-    kept, fit = pick_consistent(matches, start)
+
+    def place_apart(
+        positions: NDArray[np.float64], component: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], float]:
+        stage = StagePrediction(start, positions, component)
+        return stage.placed(), stage.sd
+
+    kept, fit = pick_consistent(matches, start, place_apart)
     component = fit.equations.component
-    stage = StagePrediction(start, fit.positions, component)
-    positions = stage.placed()
+    positions, stage_sd = place_apart(fit.positions, component)
 
     residuals = matches.sizes(positions)
     ends = matches.ends[kept]
@@ -140,7 +146,7 @@ def solve(
         tile_residuals = np.sqrt(squares / degree)
     return Solution(
         positions=positions,
-        sd=_uncertainty(matches, kept, fit, stage.sd),
+        sd=_uncertainty(matches, kept, fit, stage_sd),
         placed_by=tuple(np.where(degree > 0, MATCHED, STAGE).tolist()),
         component=component,
         well_connected=well_connected(len(start), ends),
@@ -164,10 +170,8 @@ def well_connected(n_tiles: int, pairs: NDArray[np.intp]) -> NDArray[np.bool_]:
     ndarray of bool, shape (n_tiles,)
         All false if no two tiles do.
     """
-    table = Incidence.of(n_tiles, pairs)
-    on_loops = ~find_bridges(table.first, table.match, table.other, len(pairs))
-    labels = components(n_tiles, pairs[on_loops])
-    return np.asarray((labels == 0) & bool(on_loops.any()))
+    sure = on_loops(n_tiles, pairs)
+    return np.asarray((components(n_tiles, pairs[sure]) == 0) & bool(sure.any()))
 
 
 def check(
