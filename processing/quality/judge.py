@@ -274,14 +274,16 @@ class Judge:
         first.matched[b] = second.matched[a] = bool(data["good"])
         if (off := _offset(data)) is not None:
             first.beyond[b] = second.beyond[a] = off
-        found = [*self._unfocused(a, b), *self._unmatched(a, b), *self._displaced(a, b)]
+        found = [*self._look_again(a, b), *self._unmatched(a, b), *self._displaced(a, b)]
         late, self._found_late = self._found_late, []
         return late + found
 
-    def _unfocused(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
-        """Look at the focus of two tiles again, now that each is there to be compared with."""
+    def _look_again(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
+        """Look at two tiles again, now that more is there to compare them with."""
         for index in (a, b):
             tile = self._tiles[index]
+            for fault in self._look_at_light(tile.data):
+                yield from self._add(index, fault)
             names = {fault.name for fault in tile.verdict.faults}
             if not tile.data.get("textured", True) or names - {named.OUT_OF_FOCUS}:
                 continue

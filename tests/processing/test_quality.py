@@ -330,3 +330,12 @@ def test_blur_that_the_next_tile_has_too_is_the_lens():
     ]
     assert judge.verdicts()[6].names == "astigmatic"
     assert judge.tile(tile(8, **blurred, drift_angle=65.0)).names == "drifted"
+
+
+def test_the_first_tiles_are_looked_at_again_once_there_is_a_median():
+    judge = Judge(Thresholds(), 25)
+    assert judge.tile(tile(0, mean=2000.0)).verdict == "pass"  # nothing to compare it with
+    for index in range(1, 6):
+        judge.tile(tile(index))
+    assert [(index, fault.name) for index, fault in judge.match(match(0, 5))] == [(0, "dim")]
+    assert judge.verdicts()[0].verdict == "fail"
