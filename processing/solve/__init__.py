@@ -3,6 +3,7 @@
 Wrong matches are left out and missing ones are bridged, so no single pair spoils a mosaic.
 """
 
+from processing.solve.affine import AffineSolution, solve_affine
 from processing.solve.incremental import IncrementalSolver, Snapshot
 from processing.solve.translation import (
     MATCHED,
@@ -16,10 +17,12 @@ from processing.solve.translation import (
 __all__ = [
     "MATCHED",
     "STAGE",
+    "AffineSolution",
     "IncrementalSolver",
     "Snapshot",
     "Solution",
     "solve",
+    "solve_affine",
     "solve_matches",
     "well_connected",
 ]
