@@ -22,7 +22,9 @@ MAX_STEPS = 50  # of each of the two stages of the fit
 SETTLED = 1e-4  # the relative step of the errors' scale that ends a stage
 LEAST_SCALE = 0.02  # px; below it, errors are rounding
 BIWEIGHT = 4.685  # J. W. Tukey's constant: 95 % as efficient as least squares for normal errors
+RIDGE = 1e-12  # of the mean diagonal: what is not determined stays near 0 until it is refused
 LEAST_EIGENVALUE = 2e-3  # mean square that terms must leave: tiles some % of a side apart do
+OUTSIDE = 0.01  # of a side: how far a match may lie outside, as rounding and extrapolation do
 OPEN = 0.1  # share of a term in what is not determined, from which on it is named
 
 Tile = str | int
@@ -349,13 +351,14 @@ def _robust(
     design: csr_array, wanted: NDArray[np.float64], given: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Solve ``design @ x = wanted`` against outliers; give the rows' weights, too."""
-    weights = given
+    weights, diagonal = given, np.diag_indices(design.shape[1])
     for weigh in (_for_least_distances, _biweight):
         previous = np.inf
         for _ in range(MAX_STEPS):
             weighted = design.multiply(weights[:, None]).tocsr()
             normal = (design.T @ weighted).toarray()
-            solution = np.linalg.lstsq(normal, weighted.T @ wanted, rcond=None)[0]
+            normal[diagonal] += RIDGE * normal[diagonal].mean()
+            solution = np.linalg.solve(normal, weighted.T @ wanted)
             distances = np.linalg.norm(design @ solution - wanted, axis=1)
             # Vectors of two normal errors with σ = 1 have a median length of √(2 ln 2).
             scale = max(float(np.median(distances)) / sqrt(2 * log(2)), LEAST_SCALE)
@@ -386,7 +389,7 @@ def _guess_shape(pairs: Sequence[PairMatches]) -> tuple[int, int]:
     """Take the frame for just so large that matches come as near to all of its sides."""
     places = np.concatenate([places for pair in pairs for places in (pair.p, pair.q)])
     least, most = places.min(axis=0), places.max(axis=0)
-    if (least < -0.5).any():
+    if (least < -OUTSIDE * most).any():
         raise LensFitError(
             f"a match lies at (row, column) {least.round(1).tolist()}, outside any frame"
         )
