@@ -209,9 +209,13 @@ class FrameLocator:
 
 
 def _in_ranges(stream: _Stream, key: str, seq_num: int) -> FrameReference | None:
-    """Find the frames of one event in the stream datums, newest first."""
+    """Find the frames of one event in the stream datums, newest first: they follow each other."""
     for data_key, first, last, reference in reversed(stream.ranges):
-        if data_key == key and first <= seq_num < last:
+        if data_key != key:
+            continue
+        if last <= seq_num:
+            return None
+        if first <= seq_num:
             each = len(reference) // (last - first)
             start = reference.start + (seq_num - first) * each
             return replace(reference, start=start, stop=start + each)

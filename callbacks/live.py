@@ -8,12 +8,10 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from bluesky.callbacks import LiveTable
-from event_model import RunRouter, unpack_event_page
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from rich.console import Console
@@ -27,16 +25,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from callbacks.by_run import ByRun, Callback, events_of
 from processing.mosaic import display_range
 
 TABLE_FIELDS = ("tile_row", "tile_column", "mean", "focus", "verdict", "faults")
 THUMBNAIL = 1024  # largest side of a preview, in px
+TILE_STREAMS = frozenset({"primary", "tile"})
 TAKEN, PROCESSED = "taken", "processed"
 
 
-def tile_table(
-    fields: Sequence[str] = TABLE_FIELDS, out: Callable[[str], Any] = print
-) -> RunRouter:
+def tile_table(fields: Sequence[str] = TABLE_FIELDS, out: Callable[[str], Any] = print) -> ByRun:
     """Make a live table of the tiles of processed runs: Bluesky's own, one for each run.
 
     Parameters
@@ -48,34 +46,28 @@ def tile_table(
 
     Returns
     -------
-    RunRouter
-        A callback for the documents of `Quality`.
+    ByRun
+        A callback for the documents of processed runs.
     """
 
-    def factory(_: str, start: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    def factory(start: dict[str, Any]) -> Callback | None:
         if "raw_uid" not in start or "montage" not in start:
-            return [], []
+            return None
         table = LiveTable(
             list(fields), stream_name="tile", min_width=9, separator_lines=False, out=out
         )
-        return [partial(_feed_table, table)], []
 
-    return RunRouter([factory])
+        def feed(name: str, doc: dict[str, Any]) -> None:
+            # The scan's number is what it prints at the end.
+            table(name, {**doc, "scan_id": doc["raw_scan_id"]} if name == "start" else doc)
 
+        return feed
 
-def _feed_table(table: LiveTable, name: str, doc: Any) -> None:
-    """Give a table events one by one, and the scan's number that it prints at the end."""
-    if name == "event_page":
-        for event in unpack_event_page(doc):
-            table("event", event)
-    elif name == "start":
-        table(name, {**doc, "scan_id": doc["raw_scan_id"]})
-    else:
-        table(name, doc)
+    return ByRun(factory)
 
 
 class MontageProgress:
-    """A progress bar for montages, with the time that is left.
+    """A progress bar for montages, with the time that is left and the tiles behind.
 
     Subscribe it to the RunEngine for the tiles that are taken, and give it the documents of the
     tile processor for those that are processed: it tells them apart. The bar ends with the
@@ -95,11 +87,12 @@ class MontageProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[behind]}"),
             console=console,
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}  # by raw uid and what is counted
         self._tiles: dict[tuple[str, str], set[int]] = {}
-        self._router = RunRouter([self._factory])
+        self._router = ByRun(self._factory)
         self._lock = threading.Lock()  # raw and processed documents come on different threads
 
     def __call__(self, name: str, doc: dict[str, Any]) -> None:
@@ -124,27 +117,37 @@ class MontageProgress:
         task = self._progress.tasks[self._tasks[raw_uid, what]]
         return task.completed / task.total if task.total else 1.0
 
-    def _factory(self, _: str, start: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    def _factory(self, start: dict[str, Any]) -> Callback | None:
         if "montage" not in start:
-            return [], []
+            return None
         what = PROCESSED if "raw_uid" in start else TAKEN
         raw_uid = start.get("raw_uid", start["uid"])
         key = raw_uid, what
-        self._tasks[key] = self._progress.add_task(what, total=len(start["montage"]["tiles"]))
+        total = len(start["montage"]["tiles"])
+        self._tasks[key] = self._progress.add_task(what, total=total, behind="")
         self._tiles[key] = set()
         self._progress.start()
 
+        streams: set[str] = set()
+
         def follow(name: str, doc: dict[str, Any]) -> None:
-            if name == "event_page" and "tile_index" in doc["data"]:
-                self._tiles[key].update(doc["data"]["tile_index"])
-                if "row_px" not in doc["data"]:  # the stream `position` comes after all tiles
-                    self._progress.update(self._tasks[key], completed=len(self._tiles[key]))
+            if name == "descriptor" and doc["name"] in TILE_STREAMS:
+                streams.add(doc["uid"])
+            elif doc.get("descriptor") in streams and "tile_index" in doc.get("data", ()):
+                events = [event["data"] for event in events_of(name, doc)]
+                self._tiles[key].update(data["tile_index"] for data in events)
+                behind = events[-1].get("behind", 0)
+                self._progress.update(
+                    self._tasks[key],
+                    completed=len(self._tiles[key]),
+                    behind=f"{behind} behind" if behind else "",
+                )
             elif name == "stop":
                 self._progress.stop_task(self._tasks[key])
                 if all(task.finished or task.stop_time for task in self._progress.tasks):
                     self._progress.stop()
 
-        return [follow], []
+        return follow
 
 
 class Thumbnail:

@@ -13,20 +13,22 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
 
+from callbacks.corrections import Corrections
 from callbacks.documents import TEXT_LENGTH, ExitStatus, ProcessedRun
 from callbacks.folders import DataFolders
 from callbacks.frames import FrameLocator, LocatedEvent
+from callbacks.growing_montage import GrowingMontage, publish_minimap
 from callbacks.in_order import InOrder
 from callbacks.jobs import RunJobs, Workers
+from callbacks.minimap import SUFFIX, Minimap
 from callbacks.montage_end import EndError, MontageEnd, Solved, summary
 from callbacks.montage_streams import PLAN_NAME, montage_streams, no_figures
 from callbacks.montage_tiles import Take, TileGrid, read_take
 from callbacks.mosaic import MosaicFile
 from callbacks.processed_file import ProcessedFile, Row
-from callbacks.references import ReferenceFiles, await_references, reference_path
 from callbacks.tile_jobs import ProcessedTile, ProcessorSettings, TileTask, process_tile
 from callbacks.tile_matcher import TileMatcher
-from processing.chain import ArraySpec, make_chain
+from processing.chain import ArraySpec, Chain, make_chain
 from processing.geometry import FrameGeometry
 from processing.matching import Match
 from processing.quality import Fault, Judge, Thresholds
@@ -34,6 +36,7 @@ from processing.quality import Fault, Judge, Thresholds
 logger = logging.getLogger(__name__)
 
 NAN = float("nan")
+MINI = "mini"
 WINDOW = 8  # tiles that may be begun before the first of them is done, for each in flight
 
 
@@ -70,7 +73,7 @@ class MontageRun:
     def __init__(self, start: dict[str, Any], processor: Processor) -> None:
         settings = processor.settings
         chain = make_chain(settings.steps)
-        self._camera_geometry = _read_geometry(start["calibration"])
+        self._camera_geometry = FrameGeometry.from_mapping(start["calibration"])
         self._grid = TileGrid(start["montage"], chain.geometry(self._camera_geometry))
         self._no_figures = no_figures(chain)
         arrays = settings.outputs(self._grid.shape)
@@ -97,8 +100,11 @@ class MontageRun:
             },
         )
         self._file = self._make_file(arrays)
-        self._references: ReferenceFiles | None = None
-        self._await_references(start.get("references") or {})
+        self._growing = GrowingMontage(self._grid, self._jobs, self._make_minimap(chain))
+        self._corrections = Corrections(start.get("references") or {}, processor.folders)
+        self._corrections.wait(
+            self._jobs, settings.reference_timeout, self._grid.shape, self._order.open
+        )
 
     # What the tile processor calls
 
@@ -128,7 +134,8 @@ class MontageRun:
             self._exit = "abort", reason
 
     def advance(self) -> None:
-        """Begin with the end once the raw run has ended and its tiles are matched."""
+        """Do what is due: show what is new; end, once the raw run has and its tiles are matched."""
+        self._growing.advance()
         if self.is_acquired and not (self._jobs.pending or self._order or self._finishing):
             self._finishing = True
             self._end()
@@ -140,32 +147,7 @@ class MontageRun:
             self._jobs.close()
             self._run.stop(exit_status, reason)
 
-    # What tiles are corrected with, and where they are kept
-
-    def _await_references(self, uids: Mapping[str, str | None]) -> None:
-        """Let tiles begin once the bright and dark averages that the run names are on disk."""
-        bright, dark = uids.get("bright"), uids.get("dark")
-        if not bright:
-            self._order.open()
-            return
-        root = self._processor.folders.references
-        files = ReferenceFiles(
-            str(reference_path(root, bright)), str(reference_path(root, dark)) if dark else None
-        )
-        self._jobs.submit(
-            partial(self._have_references, files),
-            await_references,
-            files,
-            self._settings.reference_timeout,
-            self._grid.shape,
-        )
-
-    def _have_references(self, files: ReferenceFiles, _: None, error: Exception | None) -> None:
-        if error is None:
-            self._references = files
-        else:
-            logger.error("tiles are processed without flat field: %s", error)
-        self._order.open()
+    # Where tiles are kept
 
     def _make_file(self, arrays: Mapping[str, ArraySpec]) -> ProcessedFile | None:
         """Make the file of the processed arrays; without it the rest is processed all the same."""
@@ -173,12 +155,25 @@ class MontageRun:
             return None
         path = self._processor.folders.processed / f"{self._run.uid}.h5"
         try:
-            file = ProcessedFile(path, arrays, len(self._grid.cells), {"processed_uid": self._run.uid})
+            file = ProcessedFile(
+                path, arrays, len(self._grid.cells), {"processed_uid": self._run.uid}
+            )
         except OSError as error:
             logger.error("processed tiles are not kept, %s cannot be made: %s", path, error)
             return None
         self._run.keep("tile", file.stored)
         return file
+
+    def _make_minimap(self, chain: Chain) -> Minimap | None:
+        """Make the minimap, if the chain makes what it shows."""
+        mini = chain.arrays(self._grid.shape).get(MINI)
+        if mini is None or not self._grid.cells:
+            return None
+        path = self._processor.folders.minimaps / f"{self._run.uid}{SUFFIX}"
+        height, width = mini.shape
+        return publish_minimap(
+            self._run, self._grid, path, (height, width), float(self._settings.max_offset)
+        )
 
     # Tiles
 
@@ -203,7 +198,8 @@ class MontageRun:
             take.reference,
             self._camera_geometry,
             row,
-            self._references,
+            self._corrections.references,
+            self._corrections.lens,
             edges=self._grid.edges(take, self._settings.max_offset),
         )
         self._jobs.submit(done, process_tile, take.task, self._settings)
@@ -219,7 +215,13 @@ class MontageRun:
             take.failed = True
             logger.warning("tile %d could not be processed: %s", take.index, error)
         self._publish_tile(take, {} if result is None else result.figures, error)
-        if result is not None and error is None:
+        if not self._matcher.is_current(take):
+            return
+        if result is None or take.failed:
+            self._growing.remove(take)
+        else:
+            focus = float(result.figures.get("focus", NAN))
+            self._growing.add(take, result.arrays.get(MINI), focus)
             self._matcher.match(take, result)
 
     def _publish_tile(
@@ -257,6 +259,8 @@ class MontageRun:
     ) -> None:
         data = _match_data(a, b, nominal, match, error)
         self._run.event("match", data)
+        if match is not None and self._matcher.is_current(a) and self._matcher.is_current(b):
+            self._growing.match(a, b, match)
         for index, fault in self._judge.match(data):
             self._run.event("fault", _fault_data(self._matcher.takes[index], fault))
 
@@ -264,6 +268,7 @@ class MontageRun:
 
     def _end(self) -> None:
         self._matcher.clear()
+        self._growing.finish()
         end = MontageEnd(
             self._grid,
             self._run,
@@ -299,8 +304,8 @@ class MontageRun:
                 "matches": len(matches),
                 "matches_good": sum(match.good for match in matches),
                 **data,
-                "flat_fielded": self._references is not None,
-                "lens_corrected": False,
+                "flat_fielded": self._corrections.references is not None,
+                "lens_corrected": self._corrections.lens is not None,
                 "go": judgement.go,
                 "reasons": "; ".join(judgement.reasons)[:TEXT_LENGTH],
             },
@@ -312,15 +317,6 @@ class MontageRun:
     def _fail(self, what: str, error: Exception) -> None:
         logger.error("%s: %s", what, error)
         self.stop("fail", f"{what}: {error}")
-
-
-def _read_geometry(calibration: Mapping[str, Any]) -> FrameGeometry:
-    return FrameGeometry(
-        calibration["pixel_size"],
-        calibration.get("angle", 0.0),
-        calibration.get("flip_columns", False),
-        calibration.get("flip_rows", False),
-    )
 
 
 def _fault_data(take: Take, fault: Fault) -> dict[str, Any]:

@@ -15,16 +15,18 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any
 
-from event_model import RunRouter
-
+from callbacks.by_run import ByRun
 from callbacks.documents import Publish
 from callbacks.folders import DataFolders
+from callbacks.growing_montage import warm_up
 from callbacks.jobs import Job, Priority
 from callbacks.montage_run import MontageRun
 from callbacks.tile_jobs import ProcessorSettings
 from processing.quality import Thresholds
 
 logger = logging.getLogger(__name__)
+
+TICK = 0.5  # s; how often a run is looked after if nothing happens
 
 
 class TileProcessor:
@@ -64,7 +66,7 @@ class TileProcessor:
         self.settings, self.folders = settings, folders
         self.thresholds = thresholds or Thresholds()
         self._executor, self._consumer = executor, publish
-        self._router = RunRouter([self._factory])
+        self._router = ByRun(self._factory)
         self._runs: list[MontageRun] = []
         self._waiting: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
         self._in_flight = dict.fromkeys(Priority, 0)
@@ -146,7 +148,8 @@ class TileProcessor:
             logger.exception("a consumer of processed runs failed on a %s document", name)
 
     def _work(self) -> None:
-        while (task := self._inbox.get()) is not None:
+        warm_up()
+        while (task := self._next_task()) is not None:
             for step in (task, self._pump):
                 try:
                     step()
@@ -154,6 +157,13 @@ class TileProcessor:
                     logger.exception("the tile processor failed at %s", step)
             with self._idle:
                 self._idle.notify_all()
+
+    def _next_task(self) -> Callable[[], None] | None:
+        """Wait for something to do; while runs are open they are looked after anyway."""
+        try:
+            return self._inbox.get(timeout=TICK if self._runs else None)
+        except queue.Empty:
+            return lambda: None
 
     def _is_idle(self) -> bool:
         return not self._unhandled and not self._runs
@@ -165,18 +175,18 @@ class TileProcessor:
             with self._idle:
                 self._unhandled -= 1
 
-    def _factory(self, name: str, start: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    def _factory(self, start: dict[str, Any]) -> MontageRun | None:
         if "montage" not in start or "raw_uid" in start:
-            return [], []
+            return None
         try:
             run = MontageRun(start, self)
         except (KeyError, TypeError, ValueError) as error:
             logger.error(
                 "montage %s cannot be processed, its start document: %r", start["uid"], error
             )
-            return [], []
+            return None
         self._runs.append(run)
-        return [run], []
+        return run
 
     def _pump(self) -> None:
         """Keep the executor busy, within the bounds; take runs that ended off the list."""

@@ -24,9 +24,10 @@ from urllib.parse import urlsplit
 
 import httpx
 from bluesky_tiled_plugins import TiledWriter
-from event_model import NumpyEncoder, RunRouter
+from event_model import NumpyEncoder
 from tiled.client import from_uri
 
+from callbacks.by_run import ByRun, Callback, events_of
 from callbacks.tiled_arrays import ArraysAtOnce
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class TiledSink:
         self._api_key, self._batch_size = api_key, batch_size
         self._client: Any = None
         self._outage = False
-        self._router = RunRouter([self._factory])
+        self._router = ByRun(self._factory)
         self._open: list[_Run] = []
         self._lines: list[_Line] = []  # of the document that is being routed
 
@@ -174,7 +175,7 @@ class TiledSink:
             run.journal.close()
         self._outbox.put(None)
 
-    def _factory(self, _: str, start: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    def _factory(self, start: dict[str, Any]) -> Callback:
         path = self.backup_directory / f"{start['uid']}{JOURNAL_SUFFIX}"
         try:
             journal = path.open("a", encoding="utf-8")
@@ -187,7 +188,7 @@ class TiledSink:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)  # `replay` leaves it alone
         run = _Run(start["uid"], path, journal)
         self._open.append(run)
-        return [partial(self._add, run)], []
+        return partial(self._add, run)
 
     def _add(self, run: _Run, name: str, doc: dict[str, Any]) -> None:
         line = json.dumps({"name": name, "doc": doc}, cls=_Encoder)
@@ -385,9 +386,10 @@ def _stop_of_dead_run(documents: list[tuple[str, dict[str, Any]]]) -> dict[str, 
     counts = dict.fromkeys(streams.values(), 0)
     last = documents[0][1]["time"]
     for name, doc in documents:
-        if name == "event_page":
-            counts[streams[doc["descriptor"]]] += len(doc["seq_num"])
-            last = max(last, *doc["time"])
+        if name in {"event", "event_page"}:
+            for event in events_of(name, doc):
+                counts[streams[doc["descriptor"]]] += 1
+                last = max(last, event["time"])
     return {
         "uid": str(uuid.uuid4()),
         "time": last,

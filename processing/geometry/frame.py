@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import cos, radians, sin
 from typing import Any
 
@@ -85,6 +86,10 @@ class FrameGeometry:
         c, s = cos(radians(self.angle)), sin(radians(self.angle))
         return np.array([[s * up, c * right], [-c * up, s * right]])
 
+    @cached_property
+    def _inverse(self) -> NDArray[np.float64]:
+        return np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
+
     def stage_vector(self, pixels: ArrayLike) -> NDArray[np.float64]:
         """Turn pixel vectors into stage vectors.
 
@@ -113,7 +118,7 @@ class FrameGeometry:
         ndarray of float64, shape (..., 2)
             Vectors (d_row, d_column) in px.
         """
-        return np.asarray(stage, dtype=float) @ np.linalg.inv(self.matrix).T
+        return np.asarray(stage, dtype=float) @ self._inverse.T
 
     def pixel_to_stage(
         self, pixels: ArrayLike, shape: tuple[int, int], centre: ArrayLike

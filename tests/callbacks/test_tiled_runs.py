@@ -18,7 +18,7 @@ from callbacks.live import thumbnail
 from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
 from tests.callbacks.conftest import SETTINGS
-from tests.callbacks.montage import SimulatedMontage, feed
+from tests.callbacks.montage import SIDE, SimulatedMontage, feed
 from tests.callbacks.tiled import KEY
 
 
@@ -45,6 +45,26 @@ def written(tiled, tiled_folder, executor, recorder, tmp_path):
     return tiled.client(), montage, raw_uid, recorder.starts[0]["uid"]
 
 
+def test_the_arrays_of_tiles_lie_beside_their_table(written):
+    client, montage, _, uid = written
+    tiles = client[uid]["tile"]
+    table = tiles.base["internal"].read()
+    assert {"frame", "mini", "preview", "histogram", "level_1", "level_3"} <= set(tiles.base)
+    assert tiles["frame"].shape == (montage.n_tiles, SIDE, SIDE)
+    for row in (0, 5, montage.n_tiles - 1):  # the k-th of each array is that of the k-th line
+        frame = montage.frame(int(table["tile_index"][row]), 1)
+        np.testing.assert_array_equal(tiles["frame"][row], frame)
+        halved = frame.reshape(SIDE // 2, 2, SIDE // 2, 2).mean(axis=(1, 3))
+        np.testing.assert_allclose(tiles["level_1"][row], halved, atol=1)
+        histogram = tiles["histogram"][row]
+        np.testing.assert_array_equal(histogram, np.bincount(frame.ravel() // 256, minlength=256))
+        mini = tiles["mini"][row].astype(float)
+        assert mini.shape == (8, 8)
+        assert mini.std() > 0
+    minimap = client[uid]["minimap"]["minimap"][0]
+    assert (minimap > 0).sum() > 0.5 * montage.n_tiles * mini.size
+
+
 def test_tiled_serves_the_raw_and_the_processed_run(written, recorder, tiled):
     client, montage, raw_uid, uid = written
     raw, processed = client[raw_uid], client[uid]
@@ -55,7 +75,15 @@ def test_tiled_serves_the_raw_and_the_processed_run(written, recorder, tiled):
     assert processed.start["plan_name"] == "process_montage"
     assert processed.start["raw_uid"] == raw_uid
     assert processed.stop["exit_status"] == "success"
-    assert set(processed) == {"tile", "match", "position", "verdict", "mosaic", "montage"}
+    assert set(processed) == {
+        "minimap",
+        "tile",
+        "match",
+        "position",
+        "verdict",
+        "mosaic",
+        "montage",
+    }
 
     table = processed["tile"].base["internal"].read()
     assert len(table) == montage.n_tiles
