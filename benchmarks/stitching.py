@@ -228,7 +228,9 @@ def judge(case: Case, montage: Montage, answers: dict[str, Stitched], wrong: int
     goals = (case.goal, None, least_time)
     ashlar = figures.get("ashlar", (None, None, None))
     results = [
-        Result(f"{case.name}: {label}", ours, unit, "ASHLAR", theirs, goal)
+        Result(
+            f"{case.name}: {label}", ours, unit, "" if theirs is None else "ASHLAR", theirs, goal
+        )
         for (label, unit), ours, theirs, goal in zip(
             labels, figures.pop("temline"), ashlar, goals, strict=True
         )

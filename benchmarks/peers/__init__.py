@@ -5,6 +5,7 @@ A peer's script takes tiles from a file and leaves positions in another; nothing
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ REQUIREMENTS = {
     "multiview_stitcher": "multiview-stitcher==0.1.62",
 }
 INSTALL_TIMEOUT, RUN_TIMEOUT = 900.0, 900.0  # s
+# Threads that wait for each other count as work; one does not.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,12 @@ def _run(command: list[str], timeout: float) -> str:
     """Run a program to its end; give its last words if it failed."""
     try:
         ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, check=False, stdin=None
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=os.environ | ONE_THREAD,
         )
     except subprocess.TimeoutExpired:
         return f"took more than {timeout:g} s"
