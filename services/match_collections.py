@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from processing.lens import PairMatches
 from services.errors import PlainError
 
-WRAPPERS = ("collections", "matches", "pairs")  # keys under which some tools put the list
+# Keys under which some tools put the list.
+WRAPPERS = ("collection", "collections", "matches", "pairs")
 SHOWN = 3  # problems that an error tells of
 
 

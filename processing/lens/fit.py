@@ -25,6 +25,7 @@ BIWEIGHT = 4.685  # J. W. Tukey's constant: 95 % as efficient as least squares f
 RIDGE = 1e-12  # of the mean diagonal: what is not determined stays near 0 until it is refused
 LEAST_EIGENVALUE = 2e-3  # mean square that terms must leave: tiles some % of a side apart do
 OUTSIDE = 0.01  # of a side: how far a match may lie outside, as rounding and extrapolation do
+MOST_OUTSIDE = 0.05  # the share of them, being wrong, that is passed over
 OPEN = 0.1  # share of a term in what is not determined, from which on it is named
 
 Tile = str | int
@@ -388,11 +389,14 @@ def _weighted(pair: PairMatches) -> PairMatches:
 def _guess_shape(pairs: Sequence[PairMatches]) -> tuple[int, int]:
     """Take the frame for just so large that matches come as near to all of its sides."""
     places = np.concatenate([places for pair in pairs for places in (pair.p, pair.q)])
-    least, most = places.min(axis=0), places.max(axis=0)
-    if (least < -OUTSIDE * most).any():
+    outside = (places < -OUTSIDE * places.max(axis=0)).any(axis=1)
+    if outside.mean() > MOST_OUTSIDE:
         raise LensFitError(
-            f"a match lies at (row, column) {least.round(1).tolist()}, outside any frame"
+            f"{outside.mean():.0%} of the matches lie outside any frame, one at (row, column) "
+            f"{places.min(axis=0).round(1).tolist()}: places must be in px from a tile's first one"
         )
+    inside = places[~outside]
+    least, most = inside.min(axis=0), inside.max(axis=0)
     height, width = np.ceil(most + np.maximum(least, 0) + 1).astype(int).tolist()
     return height, width
 

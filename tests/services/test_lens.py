@@ -60,6 +60,7 @@ def write(tmp_path):
     "wrap",
     [
         pytest.param(collections, id="render"),
+        pytest.param(lambda p: {"collection": collections(p)}, id="collection"),
         pytest.param(lambda p: {"collections": collections(p)}, id="collections"),
         pytest.param(lambda p: {"matches": collections(p, as_pairs=True)}, id="matches of pairs"),
         pytest.param(lambda p: collections(p, weights=False), id="no weights"),
