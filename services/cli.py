@@ -215,6 +215,74 @@ def lens_fit(
         raise typer.Exit(1)
 
 
+CsvFile = Annotated[
+    Path | None, typer.Option("--csv", metavar="OUT", help="Write the tiles' positions there.")
+]
+RenderFile = Annotated[
+    Path | None, typer.Option("--render", metavar="OUT", help="Write tile specs of `render` there.")
+]
+OmeFolder = Annotated[
+    Path | None,
+    typer.Option("--ome", metavar="FOLDER", help="Write the tiles with their places as OME-TIFF."),
+]
+
+
+@app.command()
+def solve(  # noqa: PLR0917
+    file: Annotated[Path, typer.Argument(help="Montage metadata of TilEM or TEMCA, JSON.")],
+    csv_file: CsvFile = None,
+    render_file: RenderFile = None,
+    ome_folder: OmeFolder = None,
+    affine: Annotated[
+        bool, typer.Option("--affine", help="Let tiles be turned, scaled and sheared a little.")
+    ] = False,
+    offsets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIGNS",
+            help='What dX and dY mean, if the data cannot tell: such as "x,-y" or "y,x raster".',
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the figures there, too.")
+    ] = None,
+) -> None:
+    """Solve a montage that another system took and matched, and tell whether to accept it.
+
+    The exit code is 1 if the median residual is not below 5 px.
+
+    Example: [bold]temline solve _metadata_x.json --csv positions.csv --render tiles.json[/bold]
+    """
+    from services.solve import Outputs, parse_offsets, run_solve
+
+    accepted = run_solve(
+        file,
+        Outputs(csv_file, render_file, ome_folder),
+        affine=affine,
+        offsets=None if offsets is None else parse_offsets(offsets),
+        json_file=json_file,
+    )
+    if not accepted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    uid: Annotated[str, typer.Argument(help="Of a montage's run, raw or processed.")],
+    csv_file: CsvFile = None,
+    render_file: RenderFile = None,
+    ome_folder: OmeFolder = None,
+    config: SiteFile = None,
+) -> None:
+    """Write the solved positions of a montage for other tools.
+
+    Example: [bold]temline export 7d3f… --csv positions.csv --ome tiles[/bold]
+    """
+    from services.solve import Outputs, run_export
+
+    run_export(uid, Outputs(csv_file, render_file, ome_folder), config)
+
+
 def main() -> None:
     """Run the command line; mistakes of the user end in a message, not in a traceback."""
     try:

@@ -1,0 +1,156 @@
+"""A montage as files tell it, and as it was solved: what readers give and exporters take.
+
+Between the two stands nothing but `processing.solve`, so any reader goes with any exporter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.errors import PlainError
+
+NM_PER_UM = 1000.0
+
+
+class MontageFileError(PlainError):
+    """A montage could not be read or written; the message says where and what was found."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """What was measured between neighbours, each pair once.
+
+    Attributes
+    ----------
+    pairs : ndarray of int, shape (m, 2)
+        Indices (a, b) of the tiles.
+    offsets : ndarray of float64, shape (m, 2)
+        Position of b minus that of a, (rows, columns) in px.
+    sd : ndarray of float64, shape (m,)
+        Standard deviation of each offset along each axis, in px.
+    points : tuple of ndarray of float64, shape (k, 6)
+        The places that are one, [row_a, column_a, row_b, column_b, sd, weight] in px, as
+        `processing.solve.solve_affine` takes them; none if not told.
+    """
+
+    pairs: NDArray[np.intp]
+    offsets: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    points: tuple[NDArray[np.float64], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Montage:
+    """The tiles of a montage, where they should lie, and what was measured between them.
+
+    Attributes
+    ----------
+    path : Path
+        Of the file.
+    names : tuple of str, length n
+    cells : ndarray of int, shape (n, 2)
+        (row, column) of each tile in the grid.
+    nominal : ndarray of float64, shape (n, 2)
+        (row, column) of each tile's first pixel by the stage, in px.
+    stage : ndarray of float64, shape (n, 2)
+        Stage (x, y) of each tile, in µm; NaN where it is not told.
+    to_stage : ndarray of float64, shape (2, 2)
+        Takes a vector (rows, columns) in px to stage (x, y) in µm; NaN if it is not known.
+    shape : (int, int)
+        (height, width) of a tile, in px.
+    pixel_size : float
+        In nm; NaN if it is not told.
+    angle : float
+        From image axes to stage axes, in degrees; NaN if it is not told.
+    images : tuple of Path, length n
+        Of each tile's image.
+    edges : Edges
+    n_unmatched : int
+        Pairs for which the file says that no match was found.
+    notes : dict of str to str
+        How the file was read where files differ, to be shown.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    cells: NDArray[np.intp]
+    nominal: NDArray[np.float64]
+    stage: NDArray[np.float64]
+    to_stage: NDArray[np.float64]
+    shape: tuple[int, int]
+    pixel_size: float
+    angle: float
+    images: tuple[Path, ...]
+    edges: Edges
+    n_unmatched: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlacedTile:
+    """One tile of a montage where it was found to lie.
+
+    Attributes
+    ----------
+    tile : str
+    row, column : int
+        In the grid.
+    x_px, y_px : float
+        Of its first pixel, in px from that of the mosaic.
+    sd_x_px, sd_y_px : float
+        Standard deviation of the two.
+    residual_px : float
+        Root mean square residual of its matches; NaN if it has none.
+    placed_by : {"match", "stage"}
+    component : int
+        Tiles of one number hang together by matches; 0 is the largest set.
+    stage_x_um, stage_y_um : float
+        Where the stage would be if the tile lay where it was found to, in µm; NaN if not known.
+    image : Path or None
+        Its own image, if it has one.
+    linear : tuple of four float
+        m00, m10, m01, m11 of the map from its pixels (x, y) to those of the mosaic.
+    """
+
+    tile: str
+    row: int
+    column: int
+    x_px: float
+    y_px: float
+    sd_x_px: float
+    sd_y_px: float
+    residual_px: float
+    placed_by: str
+    component: int
+    stage_x_um: float
+    stage_y_um: float
+    image: Path | None = None
+    linear: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class PlacedMontage:
+    """A solved montage, as exporters take it.
+
+    Attributes
+    ----------
+    name : str
+        Of the file, or the uid of the processed run.
+    tiles : tuple of PlacedTile
+    shape : (int, int)
+        (height, width) of a tile, in px.
+    pixel_size : float
+        In nm; NaN if it is not known.
+    angle : float
+        From image axes to stage axes, in degrees; NaN if it is not known.
+    """
+
+    name: str
+    tiles: tuple[PlacedTile, ...]
+    shape: tuple[int, int]
+    pixel_size: float
+    angle: float
