@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +84,18 @@ class GrowingMontage:
             self._changed, self._next_update = False, now + UPDATE_SECONDS
             self._update()
 
-    def finish(self) -> None:
-        """Solve and draw all that is left."""
+    def finish(self, done: Callable[[], None]) -> None:
+        """Solve and draw all that is left, and call `done`."""
         self._update()
-        if self._minimap is not None:
-            self._jobs.submit(self._drawn, draw_picture, self._minimap.path)
+        if self._minimap is None:
+            done()
+            return
+
+        def drawn(picture: Path | None, error: Exception | None) -> None:
+            self._drawn(picture, error)
+            done()
+
+        self._jobs.submit(drawn, draw_picture, self._minimap.path)
 
     def _update(self) -> None:
         for index, place in self._solver.update().items():

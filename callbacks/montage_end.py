@@ -103,6 +103,7 @@ class MontageEnd:
         self._mosaic_root, self._settings = mosaic_root, settings
         self._tell_solved, self._finished = solved, finished
         self._blocks: list[BlockResult] = []
+        self._blocks_left = 0
         self._error: Exception | None = None
 
     def begin(self, takes: Mapping[int, Take], matches: Mapping[tuple[int, int], Match]) -> None:
@@ -197,6 +198,7 @@ class MontageEnd:
         if plan is None:
             self._fail("the mosaic could not be written", error)
             return
+        self._blocks_left = len(plan.blocks)
         for block in plan.blocks:
             self._jobs.submit(
                 partial(self._have_block, solved, plan),
@@ -209,9 +211,10 @@ class MontageEnd:
         self, solved: Solved, plan: MosaicPlan, block: BlockResult | None, error: Exception | None
     ) -> None:
         self._error = self._error or error
+        self._blocks_left -= 1
         if block is not None:
             self._blocks.append(block)
-        if self._jobs.pending:
+        if self._blocks_left:
             return
         if self._error is None:
             self._jobs.submit(

@@ -268,7 +268,6 @@ class MontageRun:
 
     def _end(self) -> None:
         self._matcher.clear()
-        self._growing.finish()
         end = MontageEnd(
             self._grid,
             self._run,
@@ -278,7 +277,7 @@ class MontageRun:
             solved=self._solved,
             finished=self._finished,
         )
-        end.begin(self._matcher.takes, self._matcher.matches)
+        self._growing.finish(partial(end.begin, self._matcher.takes, self._matcher.matches))
 
     def _solved(self, solved: Solved) -> None:
         for index, verdict in self._judge.verdicts().items():
