@@ -62,6 +62,8 @@ class Result:
 
 Measure = Callable[[bool], Iterable[Result]]
 
+WIDTH = 130  # of a table that is not shown on a terminal, in characters
+
 
 def run(name: str, description: str, measure: Measure) -> None:
     """Be the command line of a benchmark: measure, print a table, write JSON if asked.
@@ -81,6 +83,8 @@ def run(name: str, description: str, measure: Measure) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     arguments = parser.parse_args()
     console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width of its own
+        console = Console(width=WIDTH)
     results = []
     with console.status("measuring …") as status:
         for result in measure(arguments.quick):
