@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from callbacks.documents import ProcessedRun
 from callbacks.jobs import Priority, RunJobs
+from callbacks.montage_streams import AFFINE
 from callbacks.montage_tiles import Take, TileGrid
 from callbacks.mosaic import (
     SUFFIX,
@@ -31,7 +32,7 @@ from callbacks.mosaic import (
 )
 from callbacks.tile_jobs import ProcessorSettings
 from processing.matching import Match
-from processing.solve import Solution, solve_matches
+from processing.solve import AffineSolution, Solution, solve_affine, solve_matches
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,14 @@ class MontageEnd:
         self._publish_positions(solved)
         self._publish_outliers(solved)
         self._tell_solved(solved)
-        if all(take.failed for take in takes):
+        if self._settings.affine and matches:
+            self._solve_affine(solved)
+        else:
+            self._go_on(solved)
+
+    def _go_on(self, solved: Solved) -> None:
+        """Go on with the mosaic, if there is a tile for it."""
+        if all(take.failed for take in solved.takes):
             self._finished(solved, None, None)
         else:
             self._begin_mosaic(solved)
@@ -173,6 +181,31 @@ class MontageEnd:
             a, b = pairs[number]
             residual = float(solved.solution.residuals[number])
             self._run.event("outlier", {"tile_a": a, "tile_b": b, "residual_px": residual})
+
+    def _solve_affine(self, solved: Solved) -> None:
+        place = {take.index: number for number, take in enumerate(solved.takes)}
+        self._jobs.submit(
+            partial(self._have_affine, solved),
+            solve_affine,
+            solved.nominal,
+            [(place[a], place[b]) for a, b in solved.matches],
+            [match.points for match in solved.matches.values()],
+            self._grid.shape,
+            priority=Priority.URGENT,
+        )
+
+    def _have_affine(
+        self, solved: Solved, affine: AffineSolution | None, error: Exception | None
+    ) -> None:
+        """Publish the maps of tiles; without them there are the translations all the same."""
+        if affine is None:
+            logger.error("the montage could not be solved by affine maps: %s", error)
+        else:
+            origin = [(0.0, 0.0, row) for row in solved.origin]
+            for take, matrix in zip(solved.takes, affine.matrices - origin, strict=True):
+                maps = dict(zip(list(AFFINE)[1:], matrix.ravel().tolist(), strict=True))
+                self._run.event("affine", {"tile_index": take.index, **maps})
+        self._go_on(solved)
 
     # The mosaic
 

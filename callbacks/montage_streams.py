@@ -72,6 +72,15 @@ POSITION: dict[str, Any] = {
     "component": integer(),
     "placed_by": text(),
 }
+AFFINE: dict[str, Any] = {
+    "tile_index": integer(),
+    "row_by_row": number("", 6),
+    "row_by_column": number("", 6),
+    "row_px": number("px"),
+    "column_by_row": number("", 6),
+    "column_by_column": number("", 6),
+    "column_px": number("px"),
+}
 OUTLIER: dict[str, Any] = {
     "tile_a": integer(),
     "tile_b": integer(),
@@ -133,6 +142,7 @@ def montage_streams(chain: Chain) -> dict[str, dict[str, Any]]:
         "fault": FAULT,
         "match": MATCH,
         "position": POSITION,
+        "affine": AFFINE,
         "outlier": OUTLIER,
         "verdict": VERDICT,
         "mosaic": MOSAIC,

@@ -54,6 +54,8 @@ class ProcessorSettings:
         What the chain does with each tile.
     write : tuple of str or None
         Which arrays are written: ``frame``, or names that the steps give; None for all of them.
+    affine : bool
+        Whether the montage is solved by affine maps of its tiles too.
     """
 
     max_in_flight: int = 4
@@ -62,6 +64,7 @@ class ProcessorSettings:
     max_offset: int = 255
     steps: tuple[StepSettings, ...] = DEFAULT_STEPS
     write: tuple[str, ...] | None = None
+    affine: bool = False
 
     def outputs(self, shape: tuple[int, int]) -> dict[str, ArraySpec]:
         """Tell which arrays are written of a tile of (height, width) in px.

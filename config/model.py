@@ -105,6 +105,7 @@ class Processing(Section):
     write: list[Text] | None = Field(
         description="arrays of each tile that are kept: frame, or what steps make; null for all"
     )
+    affine: bool = Field(description="whether montages are solved by affine maps of tiles too")
     max_offset: Annotated[int, Field(ge=8, le=4096)] = Field(
         description="how far a neighbour may lie from its nominal place, in px"
     )

@@ -263,6 +263,23 @@ def test_steps_can_be_left_out(montage, make_processor, recorder):
     assert recorder.table("mosaic")
 
 
+def test_tiles_may_have_affine_maps(montage, make_processor, recorder):
+    processor = make_processor(settings=replace(SETTINGS, affine=True))
+    feed(processor, montage.documents())
+    assert processor.wait(WAIT)
+    assert recorder.stops[0]["exit_status"] == "success"
+    maps = {row["tile_index"]: row for row in recorder.table("affine")}
+    assert len(maps) == montage.n_tiles
+    # These tiles are not bent: their maps are shifts, those of the solution.
+    for position in recorder.table("position"):
+        one = maps[position["tile_index"]]
+        assert one["row_by_row"] == pytest.approx(1, abs=1e-3)
+        assert one["column_by_column"] == pytest.approx(1, abs=1e-3)
+        assert abs(one["row_by_column"]) + abs(one["column_by_row"]) < 2e-3
+        assert one["row_px"] == pytest.approx(position["row_px"], abs=0.3)
+        assert one["column_px"] == pytest.approx(position["column_px"], abs=0.3)
+
+
 def test_a_disk_without_room_for_processed_tiles_costs_these_only(
     montage, processor, recorder, caplog
 ):
