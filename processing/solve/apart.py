@@ -102,11 +102,13 @@ class StagePrediction:
 
 def _fit_robustly(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Fit values by terms with Huber's weights."""
-    root = np.ones(len(terms))
+    weights = np.ones(len(terms))
     for _ in range(5):
-        fitted, *_ = np.linalg.lstsq(terms * root[:, None], values * root[:, None], rcond=1e-9)
+        weighted = terms.T * weights
+        # Tiles all in a row leave a slope open: of the solutions that there are, the smallest.
+        fitted, *_ = np.linalg.lstsq(weighted @ terms, weighted @ values, rcond=1e-9)
         left = values - terms @ fitted
         size = np.hypot(left[:, 0], left[:, 1])
         limit = max(1.5 * float(np.median(size)), 1e-9)
-        root = np.sqrt(limit / np.maximum(size, limit))
+        weights = limit / np.maximum(size, limit)
     return np.asarray(fitted)

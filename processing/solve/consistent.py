@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from processing.solve.apart import PlaceApart
 from processing.solve.least_squares import LeastSquares, components, lengths, misfits
-from processing.solve.loops import Loops, find_loops, grow, join
+from processing.solve.loops import Loops, between_many, find_loops, grow, join
 
 LEAST_SCALE = 0.15  # the least standard deviation that right matches are taken to have, in px
 LEAST_NOISE = 0.02  # the least while there are others that are surer, in px
@@ -24,7 +24,7 @@ ITERATIONS = 12  # of the fit to them
 OUTLIER_SCALES = 4.0  # what is beyond so many standard deviations is wrong
 SHORT = 4  # matches of the loops of a grid of tiles
 LONGEST = 4, 6, 10  # matches of the loops of sets of tiles that are looked for, in turn
-VERY_LONG = 20  # and in the end, once
+VERY_LONG = 12, 20  # and in the end, once
 MOST_BY_CHANCE = 0.01  # loops that may close by chance, relative to those found
 ROUNDS = 5  # how often matches may be left out or taken back
 
@@ -105,7 +105,7 @@ def pick_consistent(
     sets = _Sets(matches, picked, fit, limits)
     _tie_sets(sets, usual, spread)
     _tie_sets(sets, limits, spread)
-    if sets.tie_by_loops(VERY_LONG, usual, spread):
+    if any(sets.tie_by_loops(longest, usual, spread) for longest in VERY_LONG):
         _tie_sets(sets, limits, spread)
     placed, labels = sets.placed()
     picked = sets.picked | _tie_by_stage(matches, *place_apart(placed, labels), labels, limits)
@@ -115,12 +115,9 @@ def pick_consistent(
 def _tie_sets(sets: _Sets, limits: NDArray[np.float64], spread: float) -> None:
     """Tie sets by ever longer loops: fewer of the short ones close by chance."""
     sets.grow(limits)
-    tied = True
-    while tied:
-        tied = False
-        for longest in LONGEST:
-            while sets.tie_by_loops(longest, limits, spread):
-                tied = True
+    k = 0
+    while k < len(LONGEST):
+        k = 0 if sets.tie_by_loops(LONGEST[k], limits, spread) else k + 1
 
 
 def _scale(loops: Loops, sd: NDArray[np.float64]) -> float:
@@ -160,7 +157,7 @@ def _without_outliers(
         excess = matches.sizes(fit.positions) / limits
         changed = _worst_around(matches.ends, np.where(picked, excess, 0.0), len(start))
         if take_back:
-            one_set = np.ptp(fit.equations.component[matches.ends], axis=1) == 0
+            one_set = ~_differ(fit.equations.component[matches.ends])
             changed |= ~picked & one_set & (excess <= 1)
         if not changed.any():
             return picked, fit
@@ -224,7 +221,10 @@ class _Sets:
         Wrong loops are open by up to `spread`, in px.
         """
         within = limits[self._index]
-        loops = find_loops(self._count, self._ends, self._gaps, within, longest)
+        some = np.flatnonzero(between_many(self._ends, self._count))
+        loops = find_loops(
+            self._count, self._ends[some], self._gaps[some], within[some], longest
+        ).of_matches(some)
         sure = loops.surer_than_chance(spread, MOST_BY_CHANCE).surest_first(within)
         if not len(sure):
             return False
@@ -269,7 +269,7 @@ def _tie_by_stage(
     """
     gaps = misfits(matches.ends, positions, matches.offsets)
     size = lengths(gaps)
-    apart = np.ptp(labels[matches.ends], axis=1) != 0
+    apart = _differ(labels[matches.ends])
     likely = np.flatnonzero(apart & (size <= limits + OUTLIER_SCALES * stage_sd))
     likely = likely[np.argsort(size[likely], kind="stable")]
     taken, _, _ = join(
@@ -282,3 +282,8 @@ def _tie_by_stage(
     picked = np.zeros(len(matches), dtype=bool)
     picked[likely[taken]] = True
     return picked
+
+
+def _differ(ends: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Tell which pairs of numbers are of two different ones."""
+    return np.asarray(ends[:, 0] != ends[:, 1])

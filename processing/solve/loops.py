@@ -62,6 +62,11 @@ class Loops:
         members = self.members.ravel()
         return np.bincount(members[members >= 0], minlength=n_matches)
 
+    def of_matches(self, numbers: NDArray[np.intp]) -> Loops:
+        """Give the same loops by other numbers of their matches, one for each there was."""
+        members = np.append(numbers, -1)[self.members]  # the last one for −1
+        return Loops(members, self.gaps, self.seen)
+
     def root_sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the root of the sum of squares of values, one a match, over each loop."""
         squares = np.append(values**2, 0.0)  # the last one for −1
@@ -236,6 +241,36 @@ def _write(members, ways, one, two):  # type: ignore[no-untyped-def]
             members[count] = ways[way, 1]
             count += 1
             way = ways[way, 0]
+
+
+@njit(nogil=True, cache=True)
+def between_many(ends, n_nodes):  # type: ignore[no-untyped-def]
+    """Mark the matches that may be on loops of more than two: both nodes lead to others, too.
+
+    Parameters
+    ----------
+    ends : ndarray of int, shape (m, 2)
+    n_nodes : int
+
+    Returns
+    -------
+    ndarray of bool, shape (m,)
+    """
+    useful = np.ones(len(ends), np.bool_)
+    changed = True
+    while changed:
+        changed = False
+        partner, many = np.full(n_nodes, -1), np.zeros(n_nodes, np.bool_)
+        for match in range(len(ends)):
+            if useful[match]:
+                for end in range(2):
+                    node, other = ends[match, end], ends[match, 1 - end]
+                    many[node] |= partner[node] >= 0 and partner[node] != other
+                    partner[node] = other
+        for match in range(len(ends)):
+            if useful[match] and not (many[ends[match, 0]] and many[ends[match, 1]]):
+                useful[match], changed = False, True
+    return useful
 
 
 @njit(nogil=True, cache=True)
