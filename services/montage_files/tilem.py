@@ -307,7 +307,7 @@ def _cells(
 def _transposed(cells: NDArray[np.intp], places: NDArray[np.float64]) -> bool:
     """Tell whether what was taken for rows runs along the image's columns."""
     known = np.isfinite(places).all(axis=1)
-    if np.linalg.matrix_rank(cells[known] - cells[known].mean(axis=0)) < 2:
+    if known.sum() < 3 or np.linalg.matrix_rank(cells[known] - cells[known][0]) < 2:
         return False
     slope = np.linalg.lstsq(
         np.column_stack([cells[known], np.ones(known.sum())]), places[known], rcond=None
