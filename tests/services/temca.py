@@ -65,7 +65,7 @@ class Temca:
     def _inside(self, row: int, column: int) -> bool:
         """Cut the corners of the grid, as a polygon does."""
         y, x = abs(2 * row / (self.rows - 1) - 1), abs(2 * column / (self.columns - 1) - 1)
-        return x + y < 1.345
+        return x + y < 1.371
 
     def _matchers(self, rng: np.random.Generator) -> list[list[dict[str, Any]]]:
         index = {cell: number for number, cell in enumerate(self.cells)}
