@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
 
@@ -320,9 +319,16 @@ class MontageRun:
 
 def _fault_data(take: Take, fault: Fault) -> dict[str, Any]:
     """Give the data of an event of the stream `fault`."""
-    data = asdict(fault)
-    name = data.pop("name")
-    return {"tile_index": take.index, "tile_attempt": take.attempt, "fault": name, **data}
+    return {
+        "tile_index": take.index,
+        "tile_attempt": take.attempt,
+        "fault": fault.name,
+        "severity": fault.severity,
+        "confidence": fault.confidence,
+        "scope": fault.scope,
+        "value": fault.value,
+        "limit": fault.limit,
+    }
 
 
 def _match_data(
