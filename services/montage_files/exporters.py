@@ -17,7 +17,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from services.montage_files.montage import NM_PER_UM, MontageFileError, PlacedMontage, PlacedTile
+from processing.geometry.frame import NM_PER_UM
+from services.montage_files.montage import MontageFileError, PlacedMontage, PlacedTile
 
 AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
 INTENSITIES = 0, 65535  # as uint16 frames have them

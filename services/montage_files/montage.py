@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from services.errors import PlainError
 
-NM_PER_UM = 1000.0
-
 
 class MontageFileError(PlainError):
     """A montage could not be read or written; the message says where and what was found."""
