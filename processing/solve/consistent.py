@@ -24,8 +24,9 @@ ITERATIONS = 12  # of the fit to them
 OUTLIER_SCALES = 4.0  # what is beyond so many standard deviations is wrong
 SHORT = 4  # matches of the loops of a grid of tiles
 LONGEST = 4, 6, 10  # matches of the loops of sets of tiles that are looked for, in turn
-VERY_LONG = 12, 20  # and in the end, once
+VERY_LONG = 12, 16  # and in the end, once, if that is asked for
 MOST_BY_CHANCE = 0.01  # loops that may close by chance, relative to those found
+FEW = 30  # matches that are quicker taken into account one by one than all anew
 ROUNDS = 5  # how often matches may be left out or taken back
 
 
@@ -55,6 +56,13 @@ class Matches:
         equations = LeastSquares(len(start), self.ends[which], 1 / self.sd[which] ** 2)
         return Fit(equations, equations.solve(start, self.offsets[which]))
 
+    def fit_more(self, fit: Fit, which: NDArray[np.bool_]) -> Fit:
+        """Take a few more into account that lie within the sets of a solution."""
+        positions = fit.equations.solve_with(
+            fit.positions, self.ends[which], 1 / self.sd[which] ** 2, self.offsets[which]
+        )
+        return Fit(fit.equations, positions)
+
     def sizes(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the residual of each, in px."""
         return lengths(misfits(self.ends, positions, self.offsets))
@@ -69,7 +77,11 @@ class Fit:
 
 
 def pick_consistent(
-    matches: Matches, start: NDArray[np.float64], place_apart: PlaceApart
+    matches: Matches,
+    start: NDArray[np.float64],
+    place_apart: PlaceApart,
+    *,
+    thorough: bool = True,
 ) -> tuple[NDArray[np.bool_], Fit]:
     """Pick the matches that bear each other out, and solve by them.
 
@@ -80,6 +92,8 @@ def pick_consistent(
         Nominal positions, in px.
     place_apart : callable
         Tells where sets of tiles apart from the largest should be; see `PlaceApart`.
+    thorough : bool
+        Whether to look for very long loops in the end.
 
     Returns
     -------
@@ -105,7 +119,7 @@ def pick_consistent(
     sets = _Sets(matches, picked, fit, limits)
     _tie_sets(sets, usual, spread)
     _tie_sets(sets, limits, spread)
-    if any(sets.tie_by_loops(longest, usual, spread) for longest in VERY_LONG):
+    if thorough and any(sets.tie_by_loops(longest, usual, spread) for longest in VERY_LONG):
         _tie_sets(sets, limits, spread)
     placed, labels = sets.placed()
     picked = sets.picked | _tie_by_stage(matches, *place_apart(placed, labels), labels, limits)
@@ -162,6 +176,8 @@ def _without_outliers(
         if not changed.any():
             return picked, fit
         picked = picked ^ changed
+        if picked[changed].all() and changed.sum() <= FEW:
+            return picked, matches.fit_more(fit, changed)
     return picked, matches.fit(picked, start)
 
 

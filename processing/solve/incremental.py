@@ -295,7 +295,8 @@ class IncrementalSolver:
         matches = Matches(
             nodes, misfits(ends, self._positions, self._offsets[numbers]), self._sd[numbers]
         )
-        kept, fit = pick_consistent(matches, np.zeros((len(takes) + len(outer), 2)), _as_they_are)
+        still = np.zeros((len(takes) + len(outer), 2))
+        kept, fit = pick_consistent(matches, still, _as_they_are, thorough=False)
         self._kept[numbers] = kept
         shifts = self._relative_to_sets(fit.positions, fit.equations.component, outer, takes)
         self._positions[takes] += shifts[: len(takes)]

@@ -81,6 +81,37 @@ class LeastSquares:
         moves = self._factors.solve(force)
         return np.asarray(start + moves - self._means(moves)[self.component])
 
+    def solve_with(
+        self,
+        solved: NDArray[np.float64],
+        ends: NDArray[np.intp],
+        weights: NDArray[np.float64],
+        targets: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Add a few matches to a solution, each within a set (by the Woodbury identity).
+
+        Parameters
+        ----------
+        solved : ndarray of float64, shape (n, 2)
+            What `solve` gave, in px.
+        ends, weights, targets
+            Of the matches to add.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, 2)
+        """
+        each = np.arange(len(ends))
+        push = np.zeros((len(solved), len(ends)))
+        push[ends[:, 1], each] = 1.0
+        push[ends[:, 0], each] = -1.0
+        gives = self._factors.solve(push)
+        gives -= self._means(gives)[self.component]
+        stiffness = gives[ends[:, 1]] - gives[ends[:, 0]] + np.diag(1 / weights)
+        return np.asarray(
+            solved + gives @ np.linalg.solve(stiffness, misfits(ends, solved, targets))
+        )
+
     def variances(self) -> NDArray[np.float64]:
         """Give the variance of each tile's place about the mean of its set.
 

@@ -1,0 +1,177 @@
+"""How quickly and how rightly montages are solved, whole and while they grow.
+
+Simulated matches of a grid of tiles, σ = 0.02 px, some of them wrong by up to 255 px or missing.
+Times are of the thread's own work; a tile is well connected if it would hang together with the rest
+by right matches without any one of those.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.linalg import spsolve
+
+from benchmarks._report import Result, run
+from processing.solve import IncrementalSolver, Solution, solve, well_connected
+
+PITCH = 922.0  # px
+STAGE_ERROR = 100.0  # px, evenly, along each axis
+WRONG_BY = 255.0  # px, the same
+SD = 0.02  # px
+WHOLE_MS, UPDATE_MS, DISPLACED_PX = 100.0, 20.0, 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A square grid of tiles and the matches of its neighbours; which are wrong."""
+
+    side: int
+    nominal: NDArray[np.float64]
+    true: NDArray[np.float64]
+    pairs: NDArray[np.intp]
+    offsets: NDArray[np.float64]
+    wrong: NDArray[np.bool_]
+
+    @classmethod
+    def draw(cls, side: int, wrong: float, missing: float = 0.0, seed: int = 0) -> Case:
+        """Draw a case; shares of the matches are wrong or missing."""
+        rng = np.random.default_rng(seed)
+        index = np.arange(side**2).reshape(side, side)
+        nominal = PITCH * np.stack(np.divmod(index.ravel(), side), axis=1)
+        true = nominal + rng.uniform(-STAGE_ERROR, STAGE_ERROR, nominal.shape)
+        pairs = np.concatenate(
+            [
+                np.stack([index[:, :-1], index[:, 1:]], -1).reshape(-1, 2),
+                np.stack([index[:-1], index[1:]], -1).reshape(-1, 2),
+            ]
+        )
+        lot = rng.random(len(pairs))
+        pairs, lot = pairs[lot >= missing], lot[lot >= missing] - missing
+        steps = [places[pairs[:, 1]] - places[pairs[:, 0]] for places in (nominal, true)]
+        bad = lot < wrong
+        offsets = steps[1] + SD * rng.standard_normal(steps[1].shape)
+        offsets[bad] = steps[0][bad] + rng.uniform(-WRONG_BY, WRONG_BY, (int(bad.sum()), 2))
+        return cls(side, nominal, true, pairs, offsets, bad)
+
+    def solve(self) -> Solution:
+        """Solve it as a whole."""
+        return solve(self.nominal, self.pairs, self.offsets, np.full(len(self.pairs), SD))
+
+    def displaced(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give how far well-connected tiles are from the truth, but for the place of the whole."""
+        sure = well_connected(len(self.nominal), self.pairs[~self.wrong])
+        off = (positions - self.true)[sure]
+        return np.asarray(np.hypot(*(off - np.median(off, axis=0)).T))
+
+
+def best(action: Callable[[], object], repeats: int) -> float:
+    """Give the shortest time of an action on this thread, in ms."""
+    times = []
+    for _ in range(repeats):
+        start = time.thread_time()
+        action()
+        times.append(time.thread_time() - start)
+    return 1e3 * min(times)
+
+
+def plain(case: Case) -> float:
+    """Measure scipy's direct solver on the same normal equations, in ms: no robustness, no sd."""
+    ends = case.pairs
+    incidence = sp.csr_array(
+        (np.tile([-1.0, 1.0], len(ends)), ends.ravel(), np.arange(0, 2 * len(ends) + 1, 2)),
+        shape=(len(ends), len(case.nominal)),
+    )
+    held = sp.diags_array(np.eye(1, len(case.nominal))[0])
+    normal, force = (incidence.T @ incidence + held).tocsc(), incidence.T @ case.offsets
+    return best(lambda: spsolve(normal, force), 3)
+
+
+def grow(case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Take a montage in serpentine order, each tile with its matches to those taken before.
+
+    Returns
+    -------
+    times : ndarray of float64, shape (n,)
+        Of each tile with its matches and the update, in ms.
+    positions : ndarray of float64, shape (n, 2)
+        In the end.
+    """
+    order = np.arange(case.side**2).reshape(case.side, case.side)
+    order[1::2] = order[1::2, ::-1].copy()
+    rank = np.argsort(order.ravel())
+    come: list[list[int]] = [[] for _ in rank]
+    for k, (a, b) in enumerate(case.pairs):
+        come[max(rank[a], rank[b])].append(k)
+    solver, times = IncrementalSolver(), []
+    gc.collect()
+    gc.freeze()  # what this benchmark keeps is not the solver's to look through
+    for when, tile in enumerate(order.ravel().tolist()):
+        start = time.thread_time()
+        solver.add_tile(tile, case.nominal[tile])
+        for k in come[when]:
+            a, b = case.pairs[k].tolist()
+            down, across = case.offsets[k].tolist()
+            solver.add_match(a, b, down, across, SD)
+        solver.update()
+        times.append(1e3 * (time.thread_time() - start))
+    places = solver.positions()
+    return np.array(times), np.array([places[tile] for tile in range(len(rank))])
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    """Measure whole montages, then growing ones."""
+    grow(Case.draw(6, wrong=0.25))  # compiles
+    side = 40 if quick else 100
+    for wrong in (0.0, 0.02, 0.25):
+        case = Case.draw(side, wrong)
+        name = f"{side**2} tiles, {wrong:.0%} of the matches wrong"
+        value = best(case.solve, 3 if quick else 7)
+        yield Result(f"{name}: solved", value, "ms", "scipy spsolve", plain(case), WHOLE_MS)
+        away = case.displaced(case.solve().positions)
+        yield Result(f"{name}: farthest well-connected tile", away.max(), "px", goal=DISPLACED_PX)
+        if wrong:
+            nominal = case.displaced(case.nominal)
+            lost = float((away > DISPLACED_PX).mean())
+            stage = float((nominal > DISPLACED_PX).mean())
+            yield Result(f"{name}: displaced", 100 * lost, "%", "stage", 100 * stage, 0.0)
+    side = 20 if quick else 70
+    cases = {
+        "clean": Case.draw(side, 0.0),
+        "25 % of the matches wrong": Case.draw(side, 0.25),
+        "12.5 % wrong, 12.5 % missing": Case.draw(side, 0.125, 0.125),
+    }
+    for name, case in cases.items():
+        whole = best(case.solve, 3)
+        times, positions = grow(case)
+        for label, value in zip(
+            ("median", "95 %", "99.9 %", "longest"),
+            np.percentile(times, [50, 95, 99.9, 100]),
+            strict=True,
+        ):
+            yield Result(
+                f"growing to {side**2} tiles, {name}: a tile, {label}",
+                float(value),
+                "ms",
+                "solving the whole anew",
+                whole,
+                UPDATE_MS,
+            )
+        away = case.displaced(positions)
+        yield Result(
+            f"growing to {side**2} tiles, {name}: farthest well-connected tile",
+            float(away.max()),
+            "px",
+            "solved as a whole",
+            float(case.displaced(case.solve().positions).max()),
+            DISPLACED_PX,
+        )
+
+
+if __name__ == "__main__":
+    run("growing_montage", "How quickly and how rightly montages are solved.", measure)
