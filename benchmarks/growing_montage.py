@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import spsolve
 
-from benchmarks._report import Result, run
+from benchmarks._report import Result, best, run
 from processing.solve import IncrementalSolver, Solution, solve, well_connected
 
 PITCH = 922.0  # px
@@ -68,16 +68,6 @@ class Case:
         sure = well_connected(len(self.nominal), self.pairs[~self.wrong])
         off = (positions - self.true)[sure]
         return np.asarray(np.hypot(*(off - np.median(off, axis=0)).T))
-
-
-def best(action: Callable[[], object], repeats: int) -> float:
-    """Give the shortest time of an action on this thread, in ms."""
-    times = []
-    for _ in range(repeats):
-        start = time.thread_time()
-        action()
-        times.append(time.thread_time() - start)
-    return 1e3 * min(times)
 
 
 def plain(case: Case) -> float:

@@ -8,13 +8,13 @@ montage cannot tell it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._report import Result, run
+from benchmarks._report import Result, best, run
 from plans.lens_correction import square
 from processing.lens import LensMap, LensModel, fit_lens
 from processing.lens.model import grid_places
@@ -149,16 +149,6 @@ def opencv_map(lens: LensModel) -> tuple[NDArray[np.float32], NDArray[np.float32
     step = (lens.shape[0] - 1) / (len(coarse) - 1)
     fine = cv2.remap(source, columns / step, rows / step, cv2.INTER_CUBIC)
     return np.ascontiguousarray(fine[..., 1]), np.ascontiguousarray(fine[..., 0])
-
-
-def best(action: Callable[[], object], repeats: int) -> float:
-    """Give the shortest time of an action on this thread, in ms."""
-    times = []
-    for _ in range(repeats):
-        start = time.thread_time()
-        action()
-        times.append(time.thread_time() - start)
-    return 1e3 * min(times)
 
 
 def measure(quick: bool) -> Iterator[Result]:

@@ -6,29 +6,18 @@ It is the time that one thread works, so other work on the machine does not coun
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
-from benchmarks._report import Result, run
+from benchmarks._report import Result, best, run
 from simulation import MicroscopeSettings, VirtualMicroscope
 from simulation.specimen import NeuropilSection
 
 GOAL_MS = 60.0
 FOCUS = -3.2
-
-
-def best(action: Callable[[], object], repeats: int) -> float:
-    """Give the shortest time of an action on this thread, in ms."""
-    times = []
-    for _ in range(repeats):
-        start = time.thread_time()
-        action()
-        times.append(time.thread_time() - start)
-    return 1e3 * min(times)
 
 
 def frame_time(
