@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 NAN = float("nan")
 MINI = "mini"
-WINDOW = 8  # tiles that may be begun before the first of them is done, for each in flight
+WINDOW = 4  # tiles that may be begun before the first of them is done, for each in flight
 
 
 class Processor(Workers, Protocol):
@@ -144,6 +144,7 @@ class MontageRun:
         if not self.stopped:
             self.stopped = True
             self._jobs.close()
+            self._finish_file()
             self._run.stop(exit_status, reason)
 
     # Where tiles are kept
@@ -162,6 +163,14 @@ class MontageRun:
             return None
         self._run.keep("tile", file.stored)
         return file
+
+    def _finish_file(self) -> None:
+        """Take the rows away that no tile came for; they do no harm if that is not possible."""
+        if self._file is not None:
+            try:
+                self._file.finish(self._n_takes)
+            except OSError as error:
+                logger.warning("%s keeps empty rows at its end: %s", self._file.path, error)
 
     def _make_minimap(self, chain: Chain) -> Minimap | None:
         """Make the minimap, if the chain makes what it shows."""
@@ -308,8 +317,6 @@ class MontageRun:
                 "reasons": "; ".join(judgement.reasons)[:TEXT_LENGTH],
             },
         )
-        if self._file is not None:
-            self._file.finish(self._n_takes)
         self.stop(*(self._exit or ("success", "")))
 
     def _fail(self, what: str, error: Exception) -> None:

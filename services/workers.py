@@ -26,6 +26,7 @@ from services.errors import PlainError
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LOOPBACK = "127.0.0.1"
 RETRIES = 2
 """How often a job is tried again whose worker died."""
 
@@ -165,9 +166,9 @@ class DaskWorkers(Executor):
                 distributed.LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    scheduler_kwargs={"allowed_failures": RETRIES},
+                    host=LOOPBACK,
+                    dashboard_address=f"{LOOPBACK}:0",  # of its health checks; none is asked for
+                    scheduler_kwargs={"allowed_failures": RETRIES, "dashboard": False},
                 )
             )
         try:

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 
+import psutil
 import pytest
 
 from config import load
@@ -122,6 +123,20 @@ def test_ctrl_c_is_not_the_workers_business(make):
 
 
 @pytest.mark.usefixtures("_quiet_dask")
+def test_clusters_stand_side_by_side_and_listen_to_this_machine_only(make):
+    for executor in (make("dask"), make("dask")):
+        assert executor.submit(abs, -1).result(WAIT) == 1
+    here = psutil.Process()
+    listening = [
+        connection.laddr.ip
+        for process in (here, *here.children(recursive=True))
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert set(listening) == {"127.0.0.1"}
+
+
 def test_a_scheduler_that_does_not_answer_is_named():
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(PlainError) as caught:
