@@ -217,13 +217,28 @@ def thumbnail(source: Any, largest: int = THUMBNAIL) -> Thumbnail:
     -------
     Thumbnail
 
+    Raises
+    ------
+    LookupError
+        If the run has no mosaic, or not yet.
+
     Examples
     --------
     >>> thumbnail(tiled_client[processed_uid])
     """
     if hasattr(source, "start") and hasattr(source, "keys"):
-        source = source["mosaic"]["thumbnail"]
+        source = _mosaic_thumbnail(source)
     return Thumbnail(source.read() if hasattr(source, "read") else source, largest)
+
+
+def _mosaic_thumbnail(run: Any) -> Any:
+    try:
+        return run["mosaic"]["thumbnail"]
+    except KeyError:
+        raise LookupError(
+            f"run {run.start['uid']} ({run.start.get('plan_name')}) has no mosaic yet: it comes "
+            "some seconds after the last tile, in a montage's processed run; get the run anew then"
+        ) from None
 
 
 def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:

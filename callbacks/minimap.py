@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -236,9 +237,13 @@ def draw_picture(path: Path | str, largest: int = PICTURE) -> Path:
         size = [max(1, round(side * factor)) for side in pixels.shape[::-1]]
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     target = Path(path).with_suffix(PICTURE_SUFFIX)
-    unfinished = target.with_suffix(".part")
-    unfinished.write_bytes(cv2.imencode(PICTURE_SUFFIX, pixels)[1].tobytes())
-    return unfinished.rename(target)
+    # A name of its own: two workers may draw at once.
+    unfinished = target.with_suffix(f".{uuid4().hex}.part")
+    try:
+        unfinished.write_bytes(cv2.imencode(PICTURE_SUFFIX, pixels)[1].tobytes())
+        return unfinished.rename(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _map_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import httpx
@@ -182,6 +183,16 @@ def test_a_picture_is_due_once_a_second_if_something_is_new(make, monkeypatch):
     assert minimap.picture_due()
     now[0] += 1.1
     assert not minimap.picture_due()
+
+
+def test_pictures_may_be_drawn_at_once(make):
+    minimap = make()
+    minimap.place(5, mini(90), nominal(5))
+    with ThreadPoolExecutor(4) as pool:
+        pictures = list(pool.map(draw_picture, [minimap.path] * 40))
+    assert set(pictures) == {minimap.path.with_suffix(".png")}
+    assert (cv2.imread(str(pictures[0]), cv2.IMREAD_UNCHANGED) == minimap.pixels).all()
+    assert not list(minimap.path.parent.glob("*.part"))
 
 
 def test_the_picture_is_a_small_png_beside_it(make):

@@ -125,6 +125,8 @@ def test_tiled_serves_the_raw_and_the_processed_run(written, recorder, tiled):
     assert picture.size == mosaic["thumbnail"].shape[:0:-1]
     assert np.asarray(picture).std() > 20
     assert thumbnail(processed).pixels.shape == mosaic["thumbnail"].shape[1:]
+    with pytest.raises(LookupError, match="no mosaic yet"):
+        thumbnail(raw)
 
 
 DATABROKER = """
