@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from callbacks.documents import ProcessedRun, integer
 from callbacks.live import PROCESSED, TAKEN, MontageProgress, Thumbnail, thumbnail, tile_table
 from tests.callbacks.montage import SimulatedMontage, feed
 
@@ -73,6 +74,19 @@ def test_progress_counts_taken_and_processed_tiles(data_folder, make_processor, 
     assert "taken" in shown
     assert "6/6" in shown
     assert not progress.running
+
+
+def test_progress_tells_how_many_tiles_are_behind(data_folder, console):
+    progress = MontageProgress(console)
+    raw = {**SimulatedMontage(data_folder).start(), "uid": "raw"}
+    streams = {"tile": {"tile_index": integer(), "behind": integer()}}
+    run = ProcessedRun(progress, "process_montage", raw, streams)
+    for index, behind in enumerate((4, 3)):
+        run.event("tile", {"tile_index": index, "behind": behind})
+    run.stop("abort")
+    assert not progress.running
+    assert "2/6" in console.file.getvalue()
+    assert "3 behind" in console.file.getvalue()
 
 
 def test_progress_ignores_other_runs_and_counts_a_retaken_tile_once(data_folder, console):
