@@ -172,14 +172,15 @@ class DaskWorkers(Executor):
                 )
             )
         try:
-            client = distributed.Client(address, timeout=settings.timeout)
+            # Not Dask's default: Tiled's clients compute with Dask too, in this process.
+            client = distributed.Client(address, timeout=settings.timeout, set_as_default=False)
         except OSError as error:
             self._close.close()
             raise PlainError(
                 f"no Dask scheduler answers at {settings.address} within {settings.timeout:g} s "
                 f"({error}): start `dask scheduler` there, or set processing.dask.address to null"
             ) from error
-        self._close.enter_context(client)
+        self._close.callback(client.close)
         client.register_plugin(_preparation(prepare))
         self._executor: Executor = client.get_executor(pure=False)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 
+import dask
 import psutil
 import pytest
 
@@ -120,6 +121,16 @@ def test_ctrl_c_is_not_the_workers_business(make):
     pid = executor.submit(os.getpid).result(WAIT)
     os.kill(pid, signal.SIGINT)
     assert executor.submit(os.getpid).result(WAIT) == pid
+
+
+def test_what_else_computes_with_dask_is_left_alone(make):
+    """Tiled's clients do, in the same process: before and after the cluster has ended."""
+    executor = make("dask", TEMLINE_PROCESSING__WORKERS="1")
+    assert executor.submit(abs, -1).result(WAIT) == 1
+    here = dask.delayed(os.getpid)
+    assert here().compute() == os.getpid()
+    executor.shutdown()
+    assert here().compute() == os.getpid()
 
 
 @pytest.mark.usefixtures("_quiet_dask")
