@@ -5,8 +5,12 @@ One place knows the names, so that who writes a file and who waits for it agree.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,27 @@ class DataFolders:
     def minimaps(self) -> Path:
         """Minimaps, a store and a picture for each processed run."""
         return self.root / "minimaps"
+
+
+def await_files(paths: Iterable[str | Path], what: str, timeout: float) -> None:
+    """Wait until another part of processing has written files.
+
+    Parameters
+    ----------
+    paths : iterable of str or Path
+    what : str
+        What each holds, for the error.
+    timeout : float
+        For all of them together, in s.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one is missing after the time-out.
+    """
+    deadline = time.monotonic() + timeout
+    for path in paths:
+        while not Path(path).exists():
+            if time.monotonic() >= deadline:
+                raise FileNotFoundError(f"there is no {what} {path} after {timeout:g} s")
+            time.sleep(POLL_SECONDS)

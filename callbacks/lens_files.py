@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from callbacks.references import POLL_SECONDS, file_version
+from callbacks.folders import await_files
+from callbacks.references import file_version
 from processing.lens import LensFit, LensMap, LensModel, lens_map
 
 
@@ -102,11 +102,7 @@ def await_lens(path: str | Path, timeout: float, shape: tuple[int, int] | None =
     LensFileError
         If it holds no accepted lens correction, or one of frames of another shape.
     """
-    deadline = time.monotonic() + timeout
-    while not Path(path).exists():
-        if time.monotonic() >= deadline:
-            raise FileNotFoundError(f"there is no lens correction {path} after {timeout:g} s")
-        time.sleep(POLL_SECONDS)
+    await_files([path], "lens correction", timeout)
     load_lens(path, shape)
 
 

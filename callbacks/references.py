@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.documents import ProcessedRun, Publish, StoredArray, integer, number
+from callbacks.folders import await_files
 from callbacks.frame_runs import FrameRunProcessor
 from callbacks.frames import FrameError, FrameReference, LocatedEvent, read_frame
 from processing.flatfield import References, make_references
 
 AVERAGE = "average"
-POLL_SECONDS = 0.05
 STREAMS: Mapping[str, Mapping[str, Any]] = {
     "reference": {"frames": integer(), "mean": number("counts"), "std": number("counts")},
 }
@@ -84,12 +84,7 @@ def await_references(
     ValueError
         If they do not make a flat field, or are of another shape.
     """
-    deadline = time.monotonic() + timeout
-    for path in filter(None, (files.bright, files.dark)):
-        while not Path(path).exists():
-            if time.monotonic() >= deadline:
-                raise FileNotFoundError(f"there is no average {path} after {timeout:g} s")
-            time.sleep(POLL_SECONDS)
+    await_files(filter(None, (files.bright, files.dark)), "average", timeout)
     references = load_references(files)
     if shape is not None and references.shape != shape:
         raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from processing.arrays import output_array
 from processing.statistics import count_line
 
 BAD_SIGMAS = 8.0  # robust standard deviations from its neighbourhood at which a pixel is bad
@@ -174,12 +175,7 @@ def flat_field(
             f"frame is {frame.shape} px and the references {references.shape}: "
             "take bright and dark frames with this camera setting"
         )
-    if out is None:
-        out = np.empty(references.shape, np.uint16)
-    elif out.dtype != np.uint16 or not out.flags.c_contiguous:
-        raise TypeError(f"out is {out.dtype}; it must be a C-contiguous uint16 array")
-    elif out.shape != references.shape:
-        raise ValueError(f"out is {out.shape} px; it must be {references.shape}")
+    out = output_array(out, references.shape, np.uint16)
     tables = np.zeros((2, 0 if counts is None else 65536), np.uint32)
     raw = np.ascontiguousarray(frame).ravel()
     _correct(raw, references._steps, out.ravel(), tables)

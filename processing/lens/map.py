@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from processing.arrays import output_array
 from processing.lens.model import LensModel, grid_places, normalised
 
 LANES = 16  # pixels of a run; one AVX-512 register of float32, or two of AVX2
@@ -93,13 +94,8 @@ class LensMap:
                 f"the frame is {image.shape} px and the lens model is of frames of {self.shape} "
                 "px: take lens-correction tiles with this camera setting"
             )
-        if out is None:
-            out = np.empty(self.shape, image.dtype)
-        elif out.dtype != image.dtype or not out.flags.c_contiguous:
-            raise TypeError(f"out is {out.dtype}; it must be a C-contiguous {image.dtype} array")
-        elif out.shape != self.shape:
-            raise ValueError(f"out is {out.shape} px; it must be {self.shape}")
-        elif np.may_share_memory(image, out):
+        out = output_array(out, self.shape, image.dtype)
+        if np.may_share_memory(image, out):
             raise ValueError("out shares memory with the frame; give another array")
         pixels = np.ascontiguousarray(image)
         _interpolate(pixels.reshape(-1), *self._runs, self.shape[1], out.reshape(-1))
