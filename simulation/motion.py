@@ -6,6 +6,7 @@ Constant acceleration, constant speed, constant braking: a trapezoid of speed, o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 
 import numpy as np
@@ -39,7 +40,7 @@ class Trajectory:
         """Time of coming to rest in s."""
         return self.times[-1]
 
-    @property
+    @cached_property
     def target(self) -> float:
         """Position at the end."""
         return float(self.position(self.end))

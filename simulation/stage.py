@@ -119,12 +119,22 @@ class VirtualAxis:
     def specimen(self, times: ArrayLike) -> NDArray[np.float64]:
         """Give where the axis carries the specimen to at some times, before the smooth errors."""
         times = np.asarray(times, dtype=float)
-        place = self.moves[0].specimen(times, self.settings.backlash)
-        for move in list(self.moves)[1:]:
+        first, *rest = self._since(float(times.min()))
+        place = first.specimen(times, self.settings.backlash)
+        for move in rest:
             later = times >= move.trajectory.start
             if later.any():
                 place = np.where(later, move.specimen(times, self.settings.backlash), place)
         return place
+
+    def _since(self, time: float) -> list[Move]:
+        """Give the move in force at a time and all that follow it."""
+        recent: list[Move] = []
+        for move in reversed(self.moves):
+            recent.append(move)
+            if move.trajectory.start <= time:
+                break
+        return recent[::-1]
 
     def vibration(
         self, times: ArrayLike, amplitude: float, decay: float, frequency: float
