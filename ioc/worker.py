@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -59,42 +60,78 @@ class Worker:
         DriverTimeoutError
             If it does not return in time, or an earlier call has not returned yet.
         """
-        if self._stuck is not None:
-            what, since = self._stuck
-            raise DriverTimeoutError(
-                f"{self.name}: {what} has not returned for {time.monotonic() - since:.0f} s"
-            )
-        limit = self.timeout if timeout is None else timeout
-        what = getattr(function, "__name__", repr(function))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
-        def settle(result: T | None, error: BaseException | None) -> None:
-            self._stuck = None
+        def settle(done: Future[T]) -> None:
             if future.done():
                 return
-            if error is None:
-                future.set_result(result)  # type: ignore[arg-type]
+            if (error := done.exception()) is None:
+                future.set_result(done.result())
             else:
                 future.set_exception(error)
 
-        def run() -> None:
-            result, error = None, None
-            try:
-                result = function(*args)
-            except BaseException as caught:  # it belongs to whoever awaits it
-                error = caught
+        def tell(done: Future[T]) -> None:
             with suppress(RuntimeError):  # the server has ended meanwhile: nobody awaits this
-                loop.call_soon_threadsafe(settle, result, error)
+                loop.call_soon_threadsafe(settle, done)
 
         started = time.monotonic()
-        self._calls.put(run)
+        made = self.submit(function, *args)
+        made.add_done_callback(tell)
+        limit = self.timeout if timeout is None else timeout
         try:
             return await asyncio.wait_for(future, limit)
         except TimeoutError as error:
             if future.done() and not future.cancelled():
                 raise  # the call itself raised it
-            self._stuck = (what, started)
+            raise self._give_up(function, made, started, limit) from error
+
+    def wait(self, function: Callable[..., T], *args: Any, timeout: float | None = None) -> T:
+        """Make a call as `call` does, from a thread that may wait: never from the server's loop."""
+        started = time.monotonic()
+        made = self.submit(function, *args)
+        limit = self.timeout if timeout is None else timeout
+        try:
+            return made.result(limit)
+        except TimeoutError as error:
+            if made.done():
+                raise  # the call itself raised it
+            raise self._give_up(function, made, started, limit) from error
+
+    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        """Have a call made on the thread, and wait for nothing.
+
+        Raises
+        ------
+        DriverTimeoutError
+            If an earlier call has not returned in its time.
+        """
+        if self._stuck is not None:
+            what, since = self._stuck
             raise DriverTimeoutError(
-                f"{self.name}: {what} did not return within {limit:g} s"
-            ) from error
+                f"{self.name}: {what} has not returned for {time.monotonic() - since:.0f} s"
+            )
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                result = function(*args)
+            except BaseException as error:  # it belongs to whoever awaits it
+                self._stuck = None
+                future.set_exception(error)
+            else:
+                self._stuck = None
+                future.set_result(result)
+
+        self._calls.put(run)
+        return future
+
+    def _give_up(
+        self, function: Callable[..., Any], made: Future[Any], started: float, limit: float
+    ) -> DriverTimeoutError:
+        """Take note of a call that hangs, and say so."""
+        what = getattr(function, "__name__", repr(function))
+        self._stuck = (what, started)
+        if made.done():  # it returned just now, before it was noted
+            self._stuck = None
+        return DriverTimeoutError(f"{self.name}: {what} did not return within {limit:g} s")
