@@ -47,7 +47,7 @@ class Ioc(Section):
 
     driver: DriverPath | None = Field(description="null where others serve the hardware")
     options: dict[str, Any] = Field(description="handed to the driver as they are")
-    groups: list[Literal["scope", "stage", "camera", "faults"]] = Field(
+    groups: list[Literal["scope", "stage", "camera", "sequencer", "faults"]] = Field(
         min_length=1, description="what it serves; other processes may serve the rest"
     )
     start_timeout: Seconds = Field(description="until its first process variable answers, in s")

@@ -47,7 +47,8 @@ class Microscope(Group):
         self._driver = driver
         self._worker = Worker("column", timeout)
         self._writing = asyncio.Lock()
-        self._answers = True
+        self.answers = True
+        self.settings = driver.settings
         reading = driver.read()
         self._settings = {
             name: self.setting(
@@ -115,8 +116,8 @@ class Microscope(Group):
         except Exception as error:
             await self._failed(error)
             return
-        if not self._answers:
-            self._answers = True
+        if not self.answers:
+            self.answers = True
             logger.info("the column answers again")
             await show(self._error, "")
             await clear_alarm(self._readbacks)
@@ -126,9 +127,9 @@ class Microscope(Group):
             await show(self._status[name], value)
 
     async def _failed(self, error: Exception) -> None:
-        if self._answers:
+        if self.answers:
             logger.error("column: %s", error)
-        self._answers = False
+        self.answers = False
         await show(self._error, str(error))
         await raise_alarm(self._readbacks)
 
@@ -147,6 +148,23 @@ class Microscope(Group):
         for name, pair in self._settings.items():
             if name != but and pair.value != before[name]:
                 await show(pair.setpoint, pair.value)
+
+    def value(self, name: str) -> Value:
+        """Give what a setting was when the column was read last."""
+        return self._settings[name].value
+
+    async def set(self, name: str, value: Value) -> None:
+        """Set one thing, for a sequence; setpoint and readback follow.
+
+        Raises
+        ------
+        ValueError
+            If it is not allowed.
+        DriverError
+            If the hardware refuses.
+        """
+        await self._write(name, self.settings[name], value)
+        await show(self._settings[name].setpoint, value)
 
     async def _make_safe(self) -> None:
         async with self._writing:

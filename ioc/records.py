@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
 from caproto import (
     AlarmSeverity,
     AlarmStatus,
@@ -27,8 +28,8 @@ from caproto.server.server import PvpropertyDouble, PvpropertyEnum, PvpropertyIn
 
 from ioc.drivers.protocol import Setting, Value
 
-BIG_ARRAY = 2**16
-"""Length from which an array is a picture, of which a slow client gets the last ones only."""
+BIG_ARRAY = 2**13
+"""Length from which an array is so large that a slow client gets the last ones only."""
 
 LONG_STRING = 256
 """Length of strings that may be longer than the 40 characters of an EPICS string."""
@@ -113,12 +114,16 @@ async def show(pv: ChannelData, value: Any, *, always: bool = False) -> None:
     """
     if isinstance(value, str) and not isinstance(pv, ChannelEnum):
         value = plain(value, SHORT_STRING if isinstance(pv, ChannelString) else LONG_STRING - 1)
-    if not always and pv.value == value:
+    if not always and _same(pv.value, value):
         return
     has_alarms = getattr(pv, "lower_alarm_limit", 0) != getattr(
         pv, "upper_alarm_limit", 0
     ) or getattr(pv, "lower_warning_limit", 0) != getattr(pv, "upper_warning_limit", 0)
     await pv.write(value, verify_value=has_alarms, update_fields=False)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return np.array_equal(a, b) if isinstance(b, list | np.ndarray) else bool(a == b)
 
 
 async def raise_alarm(
@@ -196,6 +201,7 @@ class Group:
         value: Any,
         *,
         put: Callable[[ChannelData, Any], Awaitable[Any]] | None = None,
+        get: Callable[[ChannelData], Awaitable[Any]] | None = None,
         read_only: bool = False,
         choices: Sequence[str] = (),
         long: bool = False,
@@ -220,6 +226,8 @@ class Group:
         put : callable, optional
             Awaited with the PV and the value when a client writes; it raises to refuse, and gives
             back what to keep.
+        get : callable, optional
+            Awaited with the PV when a client reads; gives the value, for what is dear to keep up.
         read_only : bool
         choices : sequence of str
             Makes it an enum.
@@ -274,6 +282,7 @@ class Group:
             alarm_group=Alarm(),
             read_only=read_only,
             put=put,
+            get=get,
             record=record,
             doc=doc,
             cls_kwargs=extra,

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -26,11 +27,14 @@ from ioc.drivers.protocol import Instrument, connect
 from ioc.faults import Faults
 from ioc.microscope import Microscope
 from ioc.records import Group
+from ioc.sequence_hardware import SequenceHardware
+from ioc.sequencer import Sequencer
 from ioc.stage import Stage
 
-GROUPS = ("scope", "stage", "camera", "faults")
+GROUPS = ("scope", "stage", "camera", "sequencer", "faults")
 LOOPBACK = "127.0.0.1"
 CLOSE_TIMEOUT = 1.5  # s
+SWITCH_INTERVAL = 0.0005  # s that one thread may keep another waiting: sequences are in a hurry
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +52,7 @@ class IocSettings:
     driver_options : mapping
         What the driver's factory is called with.
     groups : sequence of str
-        Which of scope, stage, camera and faults to serve.
+        Which of scope, stage, camera, sequencer (which needs these three) and faults to serve.
     interfaces : sequence of str
         Addresses to listen on; anything but 127.0.0.1 lets others drive the microscope.
     data_root : path
@@ -75,6 +79,10 @@ class IocSettings:
         if unknown or not self.groups:
             raise ValueError(
                 f"groups is {list(self.groups)}; it must be some of {', '.join(GROUPS)}"
+            )
+        if "sequencer" in self.groups and not {"scope", "stage", "camera"} <= set(self.groups):
+            raise ValueError(
+                f"groups is {list(self.groups)}; the sequencer needs scope, stage and camera too"
             )
         if not self.driver_timeout > 0:
             raise ValueError(f"driver_timeout is {self.driver_timeout}; it must be above 0 s")
@@ -110,16 +118,23 @@ def build(settings: IocSettings, instrument: Instrument) -> list[Group]:
     instrument : Instrument
     """
     prefix, faults, timeout = settings.prefix, instrument.faults, settings.driver_timeout
+    wanted = settings.groups
     groups: list[Group] = []
-    if "scope" in settings.groups:
-        groups.append(Microscope(f"{prefix}SCOPE:", instrument.column, timeout))
-    if "stage" in settings.groups:
-        groups.append(Stage(f"{prefix}STAGE:", instrument.stage, timeout))
-    if "camera" in settings.groups:
+    if "scope" in wanted:
+        scope = Microscope(f"{prefix}SCOPE:", instrument.column, timeout)
+        groups.append(scope)
+    if "stage" in wanted:
+        stage = Stage(f"{prefix}STAGE:", instrument.stage, timeout)
+        groups.append(stage)
+    if "camera" in wanted:
         check = faults.check_storage if faults is not None else lambda: None
         root = Path(settings.data_root).absolute()
-        groups += camera_groups(f"{prefix}CAM:", instrument.camera, root, check, timeout)
-    if "faults" in settings.groups and faults is not None:
+        camera = camera_groups(f"{prefix}CAM:", instrument.camera, root, check, timeout)
+        groups += camera
+    if "sequencer" in wanted:
+        hardware = SequenceHardware(stage, camera.cam, camera.hdf, camera.stats, scope)
+        groups.append(Sequencer(f"{prefix}SEQ:", hardware))
+    if "faults" in wanted and faults is not None:
         groups.append(Faults(f"{prefix}SIM:", faults))
     return groups
 
@@ -142,6 +157,7 @@ def serve(settings: IocSettings) -> None:
         If the port is in use; the message says what to do.
     """
     _use_loopback(settings.interfaces)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     cv2.setNumThreads(1)  # more would fight the writer and the clients for the cores
     instrument = connect(settings.driver, settings.driver_options)
     try:

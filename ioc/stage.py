@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any
@@ -115,9 +117,11 @@ class Motor:
         await show(fields.tweak_step_size, 1.0)
         await show(fields.limit_violation, 0)
         await show(fields.velocity, axis.speed)
+        await show(fields.seconds_to_velocity, axis.speed / axis.acceleration)
         await show(fields.max_speed, axis.max_speed)
         await show(fields.max_velocity, axis.max_speed)
         await fields.velocity.write_metadata(units=f"{axis.units}/s", publish=False)
+        await fields.seconds_to_velocity.write_metadata(units="s", publish=False)
         await fields.velocity.write_metadata(lower_ctrl_limit=0, upper_ctrl_limit=axis.max_speed)
         await self._show_limits(axis.low, axis.high)
         await self.publish(self.target.value)
@@ -151,6 +155,7 @@ class Motor:
         if value <= 0:
             raise ValueError(f"{self.target.pvname}.VELO is {value:g}; it must be above 0")
         await self._stage.worker.call(self._stage.driver.set_speed, self.name, float(value))
+        await show(self.fields.seconds_to_velocity, value / self.axis.acceleration)
         return value
 
     async def _put_stop(self, field: ChannelData, value: int) -> Any:
@@ -181,18 +186,27 @@ class Motor:
         """Move, and return when it is over: this is what makes a put-completion wait."""
         if self.fields.stop_pause_move_go.value in ("Stop", "Pause"):
             raise DriverError(f"{self.target.pvname}.SPMG is not 'Go': it does not move")
-        self._stage.check_answers()
+        self._stage.check_free()
         await self._begin(float(value))
         try:
-            self.started = await self._stage.start(self, float(value))
+            started = await self._stage.start(self, float(value))
         except Exception as error:
             await self._fail(str(error))
             raise
-        self.moving = True
-        self._progress = (self.fields.user_readback_value.value, self.started)
+        self._set_out(started)
         self._stage.wake()
         await self._arrived.wait()
         raise SkipWrite  # VAL was published at the start, and may have changed since
+
+    async def begin(self, value: float, started: float) -> None:
+        """Show a move that was begun at some time by somebody else than a client."""
+        await self._begin(value)
+        self._set_out(started)
+
+    def _set_out(self, started: float) -> None:
+        self.started = started
+        self.moving = True
+        self._progress = (self.fields.user_readback_value.value, started)
 
     async def _begin(self, value: float) -> None:
         """Say that a move begins, even if it turns out to be one of no length."""
@@ -273,6 +287,7 @@ class Stage(Group):
         self.worker = Worker("stage", timeout)
         self._wake = asyncio.Event()
         self._answers = True
+        self._claim = ""
         self._aperture_started: float | None = None
         self._aperture_done = asyncio.Event()
         reading = driver.read()
@@ -299,10 +314,12 @@ class Stage(Group):
         for motor in self.motors.values():
             await motor.prepare()
 
-    def check_answers(self) -> None:
-        """Refuse to begin something with hardware that does not answer."""
+    def check_free(self) -> None:
+        """Refuse to begin something with hardware that does not answer, or that another uses."""
         if not self._answers:
             raise DriverTimeoutError(self.error.value)
+        if self._claim:
+            raise DriverError(self._claim)
 
     def wake(self) -> None:
         """Read the hardware at once, and often while something moves."""
@@ -310,12 +327,49 @@ class Stage(Group):
 
     async def start(self, motor: Motor, target: float) -> float:
         """Set an axis in motion; give the time from which a reading knows of it."""
+        return await self.worker.call(self.send, {motor.name: target})
 
-        def move() -> float:
-            self.driver.move({motor.name: target})
-            return time.monotonic()
+    # -- for a sequence, which moves the stage by itself -------------------------------------------
 
-        return await self.worker.call(move)
+    def claim(self, why: str) -> None:
+        """Let nobody else move the stage from now on; they are told why.
+
+        Raises
+        ------
+        DriverError
+            If it does not answer, is in motion, or is claimed.
+        """
+        self.check_free()
+        if self._in_motion:
+            raise DriverError("the stage is moving: wait for it, or stop it")
+        self._claim = why
+
+    def release(self) -> None:
+        """Let others move the stage again."""
+        self._claim = ""
+
+    def axis(self, name: str) -> Axis:
+        """Give an axis with the speed that is set."""
+        motor = self.motors[name]
+        return replace(motor.axis, speed=float(motor.fields.velocity.value))
+
+    def last_position(self, name: str) -> float:
+        """Give where an axis was when it was read last."""
+        return float(self.motors[name].fields.user_readback_value.value)
+
+    def send(self, targets: Mapping[str, float]) -> float:
+        """Set axes in motion, on the stage's thread; give the time from which readings know it."""
+        self.driver.move(targets)
+        return time.monotonic()
+
+    async def follow(self, targets: Mapping[str, float], started: float) -> None:
+        """Show a motion that `send` began, until it ends."""
+        for name, target in targets.items():
+            motor = self.motors[name]
+            if abs(target - motor.target.value) < motor.deadband and not motor.moving:
+                continue  # an axis that stays where it is
+            await motor.begin(target, started)
+        self.wake()
 
     async def stop(self, motor: Motor) -> None:
         """Stop one axis."""
@@ -334,7 +388,7 @@ class Stage(Group):
             self.driver.go_to_aperture(number)
             return time.monotonic()
 
-        self.check_answers()
+        self.check_free()
         self._aperture_done.clear()
         self._aperture_started = inf  # what is read from now on is of before the change
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ioc.camera.cam import Cam
 from ioc.camera.hdf import HdfPlugin
@@ -14,10 +15,18 @@ from ioc.camera.image import ImagePlugin
 from ioc.camera.plugin import PROCESS_TIMEOUT
 from ioc.camera.stats import StatsPlugin
 from ioc.drivers.protocol import CameraDriver
-from ioc.records import Group
 from ioc.worker import Worker
 
-__all__ = ["camera_groups"]
+__all__ = ["CameraGroups", "camera_groups"]
+
+
+class CameraGroups(NamedTuple):
+    """The groups of a camera: cam1:, image1:, HDF1: and Stats1:."""
+
+    cam: Cam
+    image: ImagePlugin
+    hdf: HdfPlugin
+    stats: StatsPlugin
 
 
 def camera_groups(
@@ -26,8 +35,8 @@ def camera_groups(
     data_root: Path,
     check_storage: Callable[[], None],
     timeout: float,
-) -> list[Group]:
-    """Make the groups of a camera: cam1:, image1:, HDF1: and Stats1:.
+) -> CameraGroups:
+    """Make the groups of a camera.
 
     Parameters
     ----------
@@ -46,4 +55,5 @@ def camera_groups(
     hdf = HdfPlugin(f"{prefix}HDF1:", shape, pixel_type, data_root, check_storage)
     image = ImagePlugin(f"{prefix}image1:", shape, pixel_type, worker)
     stats = StatsPlugin(f"{prefix}Stats1:", shape, pixel_type, worker)
-    return [Cam(f"{prefix}cam1:", driver, [hdf, image, stats], timeout), image, hdf, stats]
+    cam = Cam(f"{prefix}cam1:", driver, [hdf, image, stats], timeout)
+    return CameraGroups(cam, image, hdf, stats)

@@ -70,12 +70,15 @@ class Cam(Group):
         self, prefix: str, driver: CameraDriver, plugins: Sequence[Plugin], timeout: float
     ) -> None:
         super().__init__(prefix)
-        self._driver = driver
+        self.driver = driver
         self._plugins = plugins
-        self._timeout = timeout
-        self._worker = Worker("camera", timeout)
-        self._control = Worker("camera control", timeout)
+        self.timeout = timeout
+        self.worker = Worker("camera", timeout)
+        self.control = Worker("camera control", timeout)
         self._task: asyncio.Task[None] | None = None
+        self._claim = ""
+        self._sequence_began = 0.0
+        self._taken = 0
         self._aborting = False
         self._shown = 0.0
         self._add_timing()
@@ -85,7 +88,7 @@ class Cam(Group):
     # -- process variables ------------------------------------------------------------------------
 
     def _add_timing(self) -> None:
-        low, high = self._driver.exposure_limits
+        low, high = self.driver.exposure_limits
         seconds: dict[str, Any] = {"units": "s", "precision": 4}
         self._acquire = self.pair(
             "Acquire", "Done", choices=("Done", "Acquire"), apply=self._set_acquire
@@ -102,7 +105,7 @@ class Cam(Group):
         self._callbacks = self.pair("ArrayCallbacks", "Enable", choices=("Disable", "Enable"))
 
     def _add_readout(self) -> None:
-        driver = self._driver
+        driver = self.driver
         height, width = driver.sensor_shape
         bins: dict[str, Any] = {
             "limits": (min(driver.binnings), max(driver.binnings)),
@@ -130,11 +133,11 @@ class Cam(Group):
         self._array_y = self.readback("ArraySizeY_RBV", height, **px)
         self.readback("ArraySizeZ_RBV", 0, **px)
         self._array_bytes = self.readback(
-            "ArraySize_RBV", height * width * self._readout.dtype.itemsize, units="B"
+            "ArraySize_RBV", height * width * self.readout.dtype.itemsize, units="B"
         )
 
     def _add_status(self) -> None:
-        driver = self._driver
+        driver = self.driver
         self.readback("PortName_RBV", CAMERA_PORT)
         self.readback("Manufacturer_RBV", driver.manufacturer)
         self.readback("Model_RBV", driver.model)
@@ -155,19 +158,22 @@ class Cam(Group):
     # -- what clients write -----------------------------------------------------------------------
 
     @property
-    def _readout(self) -> Readout:
+    def readout(self) -> Readout:
+        """How frames are read, as it is set."""
         sides = (self._min_y, self._min_x, self._size_y, self._size_x)
         top, left, height, width = (int(side.value) for side in sides)  # CA gives numpy's integers
         return Readout(int(self._bin_x.value), self._data_type.value, (top, left, height, width))
 
     def _check_still(self) -> None:
+        if self._claim:
+            raise ValueError(self._claim)
         if self._task is not None:
             raise ValueError("the camera is acquiring: write Acquire=0 first")
 
     async def _set_binning(self, wanted: int) -> None:
         self._check_still()
-        if wanted not in self._driver.binnings:
-            known = self._driver.binnings
+        if wanted not in self.driver.binnings:
+            known = self.driver.binnings
             nearest = min(known, key=lambda one: abs(one - wanted))
             raise ValueError(
                 f"binning is {wanted}; the nearest that exists is {nearest} "
@@ -204,15 +210,15 @@ class Cam(Group):
     async def _set_data_type(self, wanted: Any) -> None:
         self._check_still()
         label = wanted if isinstance(wanted, str) else DATA_TYPES[wanted]
-        if label not in self._driver.pixel_types:
+        if label not in self.driver.pixel_types:
             raise ValueError(
-                f"DataType is {label}; this camera has {', '.join(self._driver.pixel_types)}"
+                f"DataType is {label}; this camera has {', '.join(self.driver.pixel_types)}"
             )
         await show(self._data_type.readback, label)
         await self._resize()
 
     async def _resize(self) -> None:
-        readout = self._readout
+        readout = self.readout
         height, width = readout.shape
         await show(self._array_x, width)
         await show(self._array_y, height)
@@ -224,10 +230,14 @@ class Cam(Group):
         raise ValueError("ArrayCounter numbers the frames for good and cannot be set")
 
     async def _set_temperature(self, wanted: float) -> None:
-        await self._control.call(self._driver.set_temperature, float(wanted))
+        await self.control.call(self.driver.set_temperature, float(wanted))
 
     async def _set_acquire(self, wanted: Any) -> Any:
         """Start or stop; either way a put-completion comes when the camera is still again."""
+        if self._claim:
+            if wanted in ("Acquire", 1):
+                raise ValueError(self._claim)
+            raise SkipWrite  # the sequencer stops what it began
         if wanted in ("Acquire", 1):
             if self._task is None:
                 self._aborting = False
@@ -242,7 +252,36 @@ class Cam(Group):
     async def _abort(self) -> None:
         self._aborting = True
         await self._say("Aborting", "Stopping")
-        await self._control.call(self._driver.abort)
+        await self.control.call(self.driver.abort)
+
+    # -- for a sequence, which exposes and reads by itself ----------------------------------------
+
+    def claim(self, why: str) -> None:
+        """Let nobody else acquire or change the readout from now on; they are told why.
+
+        Raises
+        ------
+        ValueError
+            If the camera is acquiring, or claimed.
+        """
+        self._check_still()
+        self._claim = why
+        self._taken, self._sequence_began = 0, time.monotonic()
+
+    def release(self) -> None:
+        """Let others use the camera again."""
+        self._claim = ""
+
+    async def deliver(self, frame: Frame) -> None:
+        """Give a frame of a sequence to the plugins.
+
+        Raises
+        ------
+        DriverError
+            If it could not be written.
+        """
+        self._taken += 1
+        await self._deliver(frame, self._taken, self._sequence_began)
 
     # -- acquisition ------------------------------------------------------------------------------
 
@@ -297,21 +336,21 @@ class Cam(Group):
 
     async def _take(self) -> Frame:
         """Expose and read one frame."""
-        exposure, readout = self._time.value, self._readout
+        exposure, readout = self._time.value, self.readout
         await self._say("Acquire", "Exposing")
         countdown = asyncio.create_task(self._count_down(exposure))
         try:
-            await self._worker.call(
-                self._driver.expose, exposure, readout, timeout=exposure + self._timeout
+            await self.worker.call(
+                self.driver.expose, exposure, readout, timeout=exposure + self.timeout
             )
         except Exception:
             if not self._aborting:  # whatever went wrong, the sensor must not stay busy
-                await self._control.call(self._driver.abort)
+                await self.control.call(self.driver.abort)
             raise
         finally:
             countdown.cancel()
         await self._say("Readout", "Reading out")
-        return await self._worker.call(self._driver.read_frame, timeout=READ_TIMEOUT)
+        return await self.worker.call(self.driver.read_frame, timeout=READ_TIMEOUT)
 
     async def _count_down(self, exposure: float) -> None:
         end = time.monotonic() + exposure
@@ -367,7 +406,7 @@ class Cam(Group):
         """Read the sensor's temperature once a second."""
         while True:
             try:
-                now = float(await self._control.call(self._driver.temperature))
+                now = float(await self.control.call(self.driver.temperature))
             except Exception as error:
                 await show(self._message, str(error))
                 await raise_alarm([self._temperature_actual])

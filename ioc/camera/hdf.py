@@ -197,6 +197,16 @@ class HdfPlugin(Plugin):
         await self._write_together(frames)
         return "Done"
 
+    @property
+    def is_capturing(self) -> bool:
+        """Whether frames go to a file as they come."""
+        return self.enabled and self._file is not None
+
+    @property
+    def captured(self) -> int:
+        """How many frames the capture has."""
+        return int(self._num_captured.value)
+
     # -- capturing --------------------------------------------------------------------------------
 
     async def _start(self) -> None:

@@ -93,6 +93,11 @@ class Plugin(Group):
         return port
 
     @property
+    def last(self) -> int:
+        """Number of the frame that was dealt with last."""
+        return int(self._unique_id.value)
+
+    @property
     def enabled(self) -> bool:
         """Whether it takes frames."""
         return self.enable.value == "Enable"

@@ -59,6 +59,12 @@ class StatsPlugin(Plugin):
         for name in ("ComputeStatistics", "ComputeCentroid", "ComputeHistogram"):
             self.readback(f"{name}_RBV", "Yes", choices=("No", "Yes"))
 
+    def of(self, number: int) -> tuple[float, float] | None:
+        """Give the mean and the sharpness of a frame by its number, if they are its."""
+        if self.last != number:
+            return None
+        return float(self._values["MeanValue"].value), float(self._values["Sharpness"].value)
+
     async def _check_low(self, value: float) -> None:
         if value >= self._high.value:
             raise ValueError(f"HistMin is {value:g}; it must be below HistMax, {self._high.value}")
