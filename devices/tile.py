@@ -75,6 +75,24 @@ class Tile(SoftReadings):
     waited = Cpt(Signal, value=0.0)
 
 
+class MissingTile(SoftReadings):
+    """A tile that could not be taken; event keys ``missing_index``, ``missing_reason`` and so on.
+
+    Attributes
+    ----------
+    index : int
+        In the order of taking, from 0.
+    row, column : int
+        In the grid.
+    reason : str
+    """
+
+    index = Cpt(Signal, value=0)
+    row = Cpt(Signal, value=0)
+    column = Cpt(Signal, value=0)
+    reason = Cpt(Signal, value="")
+
+
 class FocusFit(SoftReadings):
     """What an autofocus found; event keys ``autofocus_defocus``, ``autofocus_quality`` and so on.
 

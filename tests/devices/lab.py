@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 
-from devices import ApertureChanger, Camera, Microscope, Stage, connect
+from callbacks.frames import FrameLocator, LocatedEvent
+from devices import ApertureChanger, Camera, Microscope, Sequencer, Stage, connect
 from tests import support
 from tests.support import IocProcess, wait_until
 
@@ -32,6 +33,7 @@ class Lab:
     stage: Stage
     aperture: ApertureChanger
     camera: Camera
+    sequencer: Sequencer
 
     @classmethod
     def over(cls, ioc: IocProcess) -> Lab:
@@ -42,13 +44,14 @@ class Lab:
             Stage(f"{ioc.prefix}STAGE:", name="stage"),
             ApertureChanger(f"{ioc.prefix}STAGE:", name="aperture"),
             Camera(f"{ioc.prefix}CAM:", name="camera", write_path_template=str(ioc.data_root)),
+            Sequencer(f"{ioc.prefix}SEQ:", name="sequencer"),
         )
         connect(lab.devices, timeout=30)
         return lab
 
     @property
     def devices(self) -> list[Any]:
-        return [self.scope, self.stage, self.aperture, self.camera]
+        return [self.scope, self.stage, self.aperture, self.camera, self.sequencer]
 
     def pv(self, name: str) -> Any:
         """Read a PV from the server, by no device."""
@@ -105,7 +108,14 @@ class Session:
     def events(self, stream: str = "primary") -> list[dict[str, Any]]:
         """Give the data of the events of a stream."""
         uids = {d["uid"] for n, d in self.documents if n == "descriptor" and d["name"] == stream}
-        return [d["data"] for n, d in self.documents if n == "event" and d["descriptor"] in uids]
+        return [event["data"] for event in self._events() if event["descriptor"] in uids]
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        for name, document in self.documents:
+            if name == "event":
+                yield document
+            elif name == "event_page":
+                yield from event_model.unpack_event_page(document)
 
     def one(self, name: str) -> dict[str, Any]:
         """Give the only document of a kind."""
@@ -113,19 +123,21 @@ class Session:
         return document
 
     def frames(self) -> list[np.ndarray]:
-        """Read from disk, by way of resource and datum, the frame of each primary event."""
-        datums = {d["datum_id"]: d for n, d in self.documents if n == "datum"}
-        resources = {d["uid"]: d for n, d in self.documents if n == "resource"}
+        """Read from disk the frame of each primary event, by what the documents say of it."""
+        located: list[LocatedEvent] = []
+        locator = FrameLocator()
+        for name, document in self.documents:
+            located += locator(name, document)
+        assert not locator.remaining(), "each event has its frame"
         frames = []
-        for data in self.events():
-            datum = datums[data["camera_image"]]
-            resource = resources[datum["resource"]]
-            path = Path(resource["root"]) / resource["resource_path"]
-            with h5py.File(path, "r", swmr=True, locking=False) as file:
-                place = datum["datum_kwargs"]["point_number"]
+        for event in located:
+            if event.stream != "primary":
+                continue
+            reference = event.frames["camera_image"]
+            with h5py.File(reference.path, "r", swmr=True, locking=False) as file:
                 ids = file["entry/instrument/NDAttributes/NDArrayUniqueId"]
-                assert ids[place] == data["camera_cam_array_counter"]
-                frames.append(file["entry/data/data"][place])
+                assert ids[reference.start] == event.event["data"]["camera_cam_array_counter"]
+                frames.append(file[reference.dataset][reference.start])
         return frames
 
     def interrupt(
@@ -165,10 +177,11 @@ class DocumentChecker:
         self._resources: set[str] = set()
         self._datums: set[str] = set()
         self._counts: dict[str, list[int]] = defaultdict(list)
+        self._streamed: dict[str, list[int]] = defaultdict(list)
 
     def __call__(self, name: str, document: dict[str, Any]) -> None:
         event_model.schema_validators[event_model.DocumentNames[name]].validate(document)
-        if "uid" in document:
+        if "uid" in document and name != "event_page":
             assert document["uid"] not in self._uids
             self._uids.add(document["uid"])
         getattr(self, name)(document)
@@ -200,6 +213,25 @@ class DocumentChecker:
             if key.get("external", "").startswith("FILESTORE"):
                 assert document["data"][name] in self._datums
 
+    def event_page(self, document: dict[str, Any]) -> None:
+        for event in event_model.unpack_event_page(document):
+            keys = self._descriptors[event["descriptor"]]["data_keys"]
+            streamed = {key for key, about in keys.items() if about.get("external") == "STREAM:"}
+            assert set(event["data"]) == set(keys) - streamed
+            assert event["uid"] not in self._uids
+            self._uids.add(event["uid"])
+            self._counts[event["descriptor"]].append(event["seq_num"])
+
+    def stream_resource(self, document: dict[str, Any]) -> None:
+        assert document["run_start"] in self.open_runs
+        self._resources.add(document["uid"])
+
+    def stream_datum(self, document: dict[str, Any]) -> None:
+        assert document["stream_resource"] in self._resources
+        sequence = range(*document["seq_nums"].values())
+        assert len(sequence) == len(range(*document["indices"].values())) > 0
+        self._streamed[document["descriptor"]] += list(sequence)
+
     def stop(self, document: dict[str, Any]) -> None:
         self.open_runs.remove(document["run_start"])
         for uid, descriptor in self._descriptors.items():
@@ -207,6 +239,7 @@ class DocumentChecker:
                 count = len(self._counts[uid])
                 assert self._counts[uid] == list(range(1, count + 1))
                 assert document["num_events"].get(descriptor["name"], 0) == count
+                assert self._streamed[uid] in ([], self._counts[uid])
 
 
 def check_documents(documents: list[Document]) -> None:
