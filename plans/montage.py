@@ -279,6 +279,7 @@ class _Montage:
             yield from self._focus_at(tile)
         yield from self.tiles.take(tile)
         yield from self.steering.after(tile)
+        yield from self.steering.catch_up()
 
     def _focus_is_due(self, tile: GridTile, first: bool) -> bool:
         if self.steering.stops_now:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 MONTAGE: Final = "montage"
+FLY_MONTAGE: Final = "fly_montage"
 SNAP: Final = "snap"
 FOCUS_SERIES: Final = "focus_series"
 AUTOFOCUS: Final = "autofocus"
@@ -23,6 +24,9 @@ FOCUS: Final = "focus"
 
 AUTOFOCUS_FIT: Final = "autofocus"
 """Stream of what each autofocus found: one event each."""
+
+MISSING: Final = "missing"
+"""Stream of the tiles that a flight gave up, each with its reason; and the name of their device."""
 
 TILE: Final = "tile"
 """Name of the soft device with the tile's place: keys ``tile_index``, ``tile_row``, …"""

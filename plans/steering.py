@@ -9,15 +9,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
 from devices.microscope import BLANKED, UNBLANKED
 from plans.gate import Consultation, QualityGate
-from plans.tiles import TileTaker
-from processing.geometry import GridTile, short_route
+from processing.geometry import Grid, GridTile, short_route
 
 REFOCUS_DISTANCE = 5
 """Tiles to be taken after an autofocus before the gate can have another."""
@@ -31,13 +30,23 @@ _MOST_ROUTED = 200  # tiles; more lie close together in the order of the grid, t
 _log = logging.getLogger(__name__)
 
 
+class Taker(Protocol):
+    """What takes the tiles that are steered; see `plans.tiles.TileTaker`."""
+
+    scope: Any
+    grid: Grid
+    attempts: Counter[int]
+    waited: float
+
+
 @dataclass
 class Steering:
     """Follows the advice of a gate, and remembers what of it is still to be done.
 
     Attributes
     ----------
-    tiles : TileTaker
+    tiles : Taker
+        What takes the tiles.
     retakes : int
         How often the gate can have a tile taken again.
     max_behind : int
@@ -50,7 +59,7 @@ class Steering:
         Tiles that fail as they were taken last, by index, as the gate said last.
     """
 
-    tiles: TileTaker
+    tiles: Taker
     retakes: int
     max_behind: int
     stop: Literal["", "at_end", "now"] = ""
@@ -82,14 +91,27 @@ class Steering:
         self._refocus = False
         self._focused_at = len(self._taken)
 
-    def after(self, tile: GridTile) -> MsgGenerator[None]:
-        """Ask the gate, now that a tile is taken; wait if the processing is too far behind."""
-        self._taken.append(tile)
+    @property
+    def is_behind(self) -> bool:
+        """Whether the processing is so far behind that the montage must wait."""
+        return self._behind > self.max_behind and not self._gave_up and not self.stops_now
+
+    def after(self, *tiles: GridTile) -> MsgGenerator[None]:
+        """Ask the gate, now that some tiles are taken."""
+        self._taken.extend(tiles)
         yield from self._ask()
         if self._behind <= self.max_behind:
             self._gave_up = False
-        elif not self._gave_up and not self.stops_now:
+
+    def catch_up(self) -> MsgGenerator[None]:
+        """Wait if the processing is too far behind: with the beam blanked, until time is up."""
+        if self.is_behind:
             yield from self._catch_up()
+
+    @property
+    def wants_retakes(self) -> bool:
+        """Whether there are tiles that may be taken again."""
+        return bool(self._fresh())
 
     def to_retake(self, then: GridTile | None) -> list[GridTile]:
         """Give the tiles to take again now, in order, on the way to the next one.
@@ -97,10 +119,19 @@ class Steering:
         One that was taken again but is not judged since is left alone: what the gate says of it is
         about the take before.
         """
+        return self._route(self._fresh(), then)
+
+    def _fresh(self) -> list[int]:
+        """Give the tiles that failed as they were taken last, and may be taken again."""
+        allowed = self._allowed(self.failed)
+        if not allowed:
+            return []
         n_judged = max(0, len(self._taken) - self._behind)
         judged = Counter(tile.index for tile in self._taken[:n_judged])
-        fresh = [i for i in self.failed if judged[i] == self.tiles.attempts[i]]
-        return self._route(fresh, then)
+        return [i for i in allowed if judged[i] == self.tiles.attempts[i]]
+
+    def _allowed(self, failed: Iterable[int]) -> list[int]:
+        return [i for i in failed if 0 < self.tiles.attempts[i] <= self.retakes]
 
     def to_retake_at_end(self) -> MsgGenerator[list[GridTile]]:
         """Wait until all tiles are judged; give those to take again, in order."""
@@ -141,7 +172,7 @@ class Steering:
 
     def _route(self, failed: Iterable[int], then: GridTile | None) -> list[GridTile]:
         """Give those of some tiles that may be taken again, in the order of least travel."""
-        may = [i for i in failed if 0 < self.tiles.attempts[i] <= self.retakes]
+        may = self._allowed(failed)
         tiles = [self.tiles.grid.tiles[i] for i in may]
         if not tiles:
             return []
@@ -154,7 +185,6 @@ class Steering:
         return [tiles[i] for i in short_route(places, (here.x, here.y), end)]
 
     def _catch_up(self) -> MsgGenerator[None]:
-        """Wait, with the beam blanked, until the processing has caught up or time is up."""
         _log.warning(
             "waiting: %d tiles are taken but not judged; at most %d may be",
             self._behind,
