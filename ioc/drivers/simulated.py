@@ -211,7 +211,9 @@ class SimulatedFaults:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (a simulated fault)")
 
 
-def make_specimen(name: str, seed: int, pixel_size: float | None, apertures: int) -> Any:
+def make_specimen(
+    name: str, seed: int, pixel_size: float | None, apertures: int, period: float | None = None
+) -> Any:
     """Make what lies on the stage.
 
     Parameters
@@ -227,14 +229,18 @@ def make_specimen(name: str, seed: int, pixel_size: float | None, apertures: int
     Raises
     ------
     ValueError
-        If it is none of these; the message says what there is.
+        If it is none of these, or cannot repeat; the message says what there is.
     """
+    period : float, optional
+        Of neuropil, in µm: it repeats, and its texture is made once; see `PyramidSpecimen`.
     built_in: dict[str, Callable[[], Any]] = {
-        "neuropil": lambda: NeuropilSection(seed),
+        "neuropil": lambda: NeuropilSection(seed, period=period),
         "points": PointGrid,
         "tape": lambda: Tape(apertures, seed=seed),
     }
     if name in built_in:
+    if period is not None and name != "neuropil":
+        raise ValueError(f"specimen_period is {period!r}; only neuropil can repeat, not {name!r}")
         return built_in[name]()
     if not Path(name).is_file():
         raise ValueError(
@@ -274,6 +280,8 @@ def connect(options: dict[str, Any]) -> Instrument:
         camera, stage.
 
     Raises
+        specimen_period : float, of neuropil, in µm: it repeats, so that frames anywhere cost no
+        new texture (null: it does not; rounded, see `PyramidSpecimen`).
     ------
     ValueError
         If an option is unknown or out of range.
@@ -287,9 +295,10 @@ def connect(options: dict[str, Any]) -> Instrument:
         rest["camera"] = {**rest.get("camera", {}), "sensor": sensor}
     try:
         settings = MicroscopeSettings.from_mapping(rest)
+    period = rest.pop("specimen_period", None)
     except SettingsError as error:
         raise ValueError(f"driver_options: {error}") from error
-    specimen = make_specimen(name, settings.seed, pixel_size, apertures)
+    specimen = make_specimen(name, settings.seed, pixel_size, apertures, period)
     _compile(settings, specimen)
     microscope = VirtualMicroscope(settings, specimen)
     if truth_log is not None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ioc.drivers.protocol import DriverError, Readout, Setting, connect
+from ioc.drivers.simulated import make_specimen
 from tests.ioc.driver_contract import DriverContract
 
 
@@ -64,6 +65,22 @@ def test_unknown_options_and_drivers_are_refused(images):
         connect("simulatd", {})
     with pytest.raises(ValueError, match="must be one of simulated, replay"):
         connect("ioc.drivers.replay:konnect", {})
+
+
+def test_a_section_that_repeats_gives_the_same_frame_a_period_further():
+    section = make_specimen("neuropil", 3, None, 1, period=16.4)
+    here = section.native_region(1.0, 2.0, 0.5, 0.5, 4).pixels
+    there = section.native_region(1.0 + 40 * 16.384, 2.0 - 16.384, 0.5, 0.5, 4).pixels
+    np.testing.assert_array_equal(here, there)
+    unlike = make_specimen("neuropil", 3, None, 1).native_region(17.384, 2.0, 0.5, 0.5, 4).pixels
+    assert (unlike != here).mean() > 0.5
+
+
+def test_only_neuropil_can_repeat():
+    with pytest.raises(ValueError, match="specimen_period is 20.0; only neuropil can repeat"):
+        connect("simulated", {"specimen": "points", "specimen_period": 20.0})
+    with pytest.raises(ValueError, match="period is -5 µm; it must be positive"):
+        connect("simulated", {"specimen_period": -5})
 
 
 @pytest.mark.parametrize(
