@@ -115,9 +115,11 @@ class Motor:
         await show(fields.tweak_step_size, 1.0)
         await show(fields.limit_violation, 0)
         await show(fields.velocity, axis.speed)
+        await show(fields.seconds_to_velocity, axis.speed / axis.acceleration)
         await show(fields.max_speed, axis.max_speed)
         await show(fields.max_velocity, axis.max_speed)
         await fields.velocity.write_metadata(units=f"{axis.units}/s", publish=False)
+        await fields.seconds_to_velocity.write_metadata(units="s", publish=False)
         await fields.velocity.write_metadata(lower_ctrl_limit=0, upper_ctrl_limit=axis.max_speed)
         await self._show_limits(axis.low, axis.high)
         await self.publish(self.target.value)
@@ -151,6 +153,7 @@ class Motor:
         if value <= 0:
             raise ValueError(f"{self.target.pvname}.VELO is {value:g}; it must be above 0")
         await self._stage.worker.call(self._stage.driver.set_speed, self.name, float(value))
+        await show(self.fields.seconds_to_velocity, value / self.axis.acceleration)
         return value
 
     async def _put_stop(self, field: ChannelData, value: int) -> Any:

@@ -104,7 +104,9 @@ class SimulatedStage:
         self._stage = stage
         self.aperture_count = stage.n_apertures
         self.axes = {
-            name: Axis(axis.low, axis.high, *UNITS[name], axis.speed, axis.max_speed)
+            name: Axis(
+                axis.low, axis.high, *UNITS[name], axis.speed, axis.max_speed, axis.acceleration
+            )
             for name, axis in stage.axes.items()
         }
 
@@ -176,6 +178,10 @@ class SimulatedCamera:
         data = np.ascontiguousarray(frame.data[top : top + height, left : left + width])
         return Frame(data, frame.number, frame.timestamp)
 
+    def readout_time(self, readout: Readout) -> float:
+        """Give what the settings say: it is the same for every readout."""
+        return self._camera.settings.readout_time
+
     def abort(self) -> None:
         """End a running exposure."""
         self._camera.abort()
@@ -225,22 +231,22 @@ def make_specimen(
         Of an image, in nm; else what its file says, else a size that fills some tiles.
     apertures : int
         Of a tape.
+    period : float, optional
+        Of neuropil, in µm: it repeats, and its texture is made once; see `PyramidSpecimen`.
 
     Raises
     ------
     ValueError
         If it is none of these, or cannot repeat; the message says what there is.
     """
-    period : float, optional
-        Of neuropil, in µm: it repeats, and its texture is made once; see `PyramidSpecimen`.
+    if period is not None and name != "neuropil":
+        raise ValueError(f"specimen_period is {period!r}; only neuropil can repeat, not {name!r}")
     built_in: dict[str, Callable[[], Any]] = {
         "neuropil": lambda: NeuropilSection(seed, period=period),
         "points": PointGrid,
         "tape": lambda: Tape(apertures, seed=seed),
     }
     if name in built_in:
-    if period is not None and name != "neuropil":
-        raise ValueError(f"specimen_period is {period!r}; only neuropil can repeat, not {name!r}")
         return built_in[name]()
     if not Path(name).is_file():
         raise ValueError(
@@ -274,14 +280,14 @@ def connect(options: dict[str, Any]) -> Instrument:
     options : dict
         specimen : "neuropil", "points", "tape" or the path of an image ("neuropil").
         specimen_pixel_size : float, of an image, in nm. apertures : int, of a tape (20).
+        specimen_period : float, of neuropil, in µm: it repeats, so that frames anywhere cost no
+        new texture (null: it does not; rounded, see `PyramidSpecimen`).
         sensor : [height, width] in px, short for the same in camera.
         truth_log : path of a file for the truth of each frame, one JSON object a line.
         All else goes to `simulation.MicroscopeSettings`: seed, time_scale, column, optics,
         camera, stage.
 
     Raises
-        specimen_period : float, of neuropil, in µm: it repeats, so that frames anywhere cost no
-        new texture (null: it does not; rounded, see `PyramidSpecimen`).
     ------
     ValueError
         If an option is unknown or out of range.
@@ -289,13 +295,13 @@ def connect(options: dict[str, Any]) -> Instrument:
     rest = dict(options)
     name = str(rest.pop("specimen", "neuropil"))
     pixel_size = rest.pop("specimen_pixel_size", None)
+    period = rest.pop("specimen_period", None)
     apertures = int(rest.pop("apertures", 20))
     truth_log = rest.pop("truth_log", None)
     if (sensor := rest.pop("sensor", None)) is not None:
         rest["camera"] = {**rest.get("camera", {}), "sensor": sensor}
     try:
         settings = MicroscopeSettings.from_mapping(rest)
-    period = rest.pop("specimen_period", None)
     except SettingsError as error:
         raise ValueError(f"driver_options: {error}") from error
     specimen = make_specimen(name, settings.seed, pixel_size, apertures, period)

@@ -106,6 +106,12 @@ def test_settings_give_their_own_type():
 class TestSimulated(DriverContract):
     @pytest.fixture
     def instrument(self):
-        instrument = connect("simulated", {"sensor": [128, 192], "specimen": "points", "seed": 3})
+        camera = {"sensor": [128, 192], "readout_time": 0.05}
+        instrument = connect("simulated", {"camera": camera, "specimen": "points", "seed": 3})
         yield instrument
         instrument.close()
+
+    def test_tells_the_numbers_of_its_settings(self, instrument):
+        assert instrument.camera.readout_time(self.readout(instrument.camera)) == 0.05
+        assert instrument.stage.axes["x"].acceleration == 20_000
+        assert instrument.stage.axes["z"].acceleration == 500
