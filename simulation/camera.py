@@ -1,6 +1,6 @@
 """The camera: an exposure that takes its time, then a frame that is read.
 
-The stage may move as soon as the exposure is over; reading (and rendering) comes after.
+The stage may move as soon as the exposure is over; reading comes after, and rendering hides in it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class VirtualCamera:
         self._exposing = threading.Lock()
         self._abort = threading.Event()
         self._lock = threading.Lock()
-        self._unread: deque[tuple[View, float]] = deque()
+        self._unread: deque[tuple[View, float, float]] = deque()
         self._number = 0
         self._cooling = (settings.temperature, settings.temperature, clock.now())
 
@@ -156,11 +156,13 @@ class VirtualCamera:
         timestamp = time.time()
         view = self._look(Exposure(number, start, exposure, timestamp, binning, bits))
         with self._lock:
-            self._unread.append((view, timestamp))
+            self._unread.append((view, timestamp, end))
         return number
 
     def read(self) -> Frame:
         """Read the oldest frame that was exposed and not read.
+
+        It is there no earlier than the camera's readout time after the end of its exposure.
 
         Returns
         -------
@@ -170,16 +172,20 @@ class VirtualCamera:
         ------
         CameraError
             If there is none.
+        ExposureAbortedError
+            If `abort` was called.
         LostFrameError
             If it did not arrive (a fault).
         """
         with self._lock:
             if not self._unread:
                 raise CameraError("there is no frame to read; expose first")
-            view, timestamp = self._unread.popleft()
+            view, timestamp, end = self._unread.popleft()
         if self._faults.strikes("lost_frame"):
             raise LostFrameError(f"frame {view.number} did not arrive; expose again")
-        return Frame(self._renderer.render(view), view.number, timestamp)
+        frame = Frame(self._renderer.render(view), view.number, timestamp)
+        self._wait(end + self.settings.readout_time, view.number)
+        return frame
 
     def abort(self) -> None:
         """End a running exposure early and forget the frames that were not read."""

@@ -279,6 +279,8 @@ class CameraSettings(Settings):
         Counts in one grey level of an 8-bit frame.
     min_exposure, max_exposure : float
         In s.
+    readout_time : float
+        Time from the end of an exposure until its frame can be had, in s.
     timeout : float
         Time after the end of an exposure when a camera that does not answer is given up, in s.
     unread_frames : int
@@ -302,6 +304,7 @@ class CameraSettings(Settings):
     grey_step: int = ranged(128, 1, 257, "counts")
     min_exposure: float = ranged(0.001, 1e-6, 10, "s")
     max_exposure: float = ranged(60.0, 0.01, 3600, "s")
+    readout_time: float = ranged(0.0, 0, 60, "s")
     timeout: float = ranged(1.0, 0, 600, "s")
     unread_frames: int = ranged(2, 1, 64)
     temperature: float = ranged(-10.0, -60, 40, "°C")

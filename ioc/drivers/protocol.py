@@ -168,7 +168,20 @@ class ColumnDriver(Protocol):
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the stage: limits (both included), speed and its limit, units per second."""
+    """One axis of the stage.
+
+    Attributes
+    ----------
+    low, high : float
+        Limits, both included.
+    units : str
+    precision : int
+        Digits after the point that are worth showing.
+    speed, max_speed : float
+        Speed at the start and its limit, in units per s.
+    acceleration : float
+        In units per s²: the time of a move is told from it. Infinite if speed is reached at once.
+    """
 
     low: float
     high: float
@@ -176,6 +189,7 @@ class Axis:
     precision: int
     speed: float
     max_speed: float
+    acceleration: float
 
 
 @dataclass(frozen=True)
@@ -270,7 +284,7 @@ class CameraDriver(Protocol):
     """The camera.
 
     `expose` and `read_frame` come from one thread; `abort`, `temperature` and `set_temperature`
-    from another, also while the first is inside `expose`.
+    from another, also while the first is inside `expose`; `readout_time` from any.
     """
 
     manufacturer: str
@@ -297,6 +311,12 @@ class CameraDriver(Protocol):
         ------
         LostFrameError
             If the frame did not arrive.
+        """
+
+    def readout_time(self, readout: Readout) -> float:
+        """Give the least time from the end of an exposure to its frame, in s, without asking it.
+
+        Estimates are made with it: what `read_frame` takes when nothing else holds it up.
         """
 
     def abort(self) -> None:

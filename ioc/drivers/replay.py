@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,10 @@ class ReplayStage:
 
     def __init__(self, aperture_count: int) -> None:
         self.axes = {
-            "x": Axis(-1000, 1000, "um", 3, 200, 1000),
-            "y": Axis(-1000, 1000, "um", 3, 200, 1000),
-            "z": Axis(-300, 300, "um", 3, 100, 300),
-            "tilt": Axis(-60, 60, "deg", 3, 20, 60),
+            "x": Axis(-1000, 1000, "um", 3, 200, 1000, inf),
+            "y": Axis(-1000, 1000, "um", 3, 200, 1000, inf),
+            "z": Axis(-300, 300, "um", 3, 100, 300, inf),
+            "tilt": Axis(-60, 60, "deg", 3, 20, 60, inf),
         }
         self.aperture_count = aperture_count
         self._speed = {name: axis.speed for name, axis in self.axes.items()}
@@ -226,6 +227,10 @@ class ReplayCamera:
         data = image if readout.pixel_type == "UInt16" else (image >> 8).astype(np.uint8)
         self._number += 1
         return Frame(np.ascontiguousarray(data), self._number, time.time())
+
+    def readout_time(self, readout: Readout) -> float:
+        """Give nothing: an image is there as soon as it is loaded."""
+        return 0.0
 
     def abort(self) -> None:
         """End the exposure that runs."""

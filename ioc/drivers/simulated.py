@@ -104,7 +104,9 @@ class SimulatedStage:
         self._stage = stage
         self.aperture_count = stage.n_apertures
         self.axes = {
-            name: Axis(axis.low, axis.high, *UNITS[name], axis.speed, axis.max_speed)
+            name: Axis(
+                axis.low, axis.high, *UNITS[name], axis.speed, axis.max_speed, axis.acceleration
+            )
             for name, axis in stage.axes.items()
         }
 
@@ -176,6 +178,10 @@ class SimulatedCamera:
         data = np.ascontiguousarray(frame.data[top : top + height, left : left + width])
         return Frame(data, frame.number, frame.timestamp)
 
+    def readout_time(self, readout: Readout) -> float:
+        """Give what the settings say: it is the same for every readout."""
+        return self._camera.settings.readout_time
+
     def abort(self) -> None:
         """End a running exposure."""
         self._camera.abort()
@@ -211,7 +217,9 @@ class SimulatedFaults:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (a simulated fault)")
 
 
-def make_specimen(name: str, seed: int, pixel_size: float | None, apertures: int) -> Any:
+def make_specimen(
+    name: str, seed: int, pixel_size: float | None, apertures: int, period: float | None = None
+) -> Any:
     """Make what lies on the stage.
 
     Parameters
@@ -223,14 +231,18 @@ def make_specimen(name: str, seed: int, pixel_size: float | None, apertures: int
         Of an image, in nm; else what its file says, else a size that fills some tiles.
     apertures : int
         Of a tape.
+    period : float, optional
+        Of neuropil, in µm: it repeats, and its texture is made once; see `PyramidSpecimen`.
 
     Raises
     ------
     ValueError
-        If it is none of these; the message says what there is.
+        If it is none of these, or cannot repeat; the message says what there is.
     """
+    if period is not None and name != "neuropil":
+        raise ValueError(f"specimen_period is {period!r}; only neuropil can repeat, not {name!r}")
     built_in: dict[str, Callable[[], Any]] = {
-        "neuropil": lambda: NeuropilSection(seed),
+        "neuropil": lambda: NeuropilSection(seed, period=period),
         "points": PointGrid,
         "tape": lambda: Tape(apertures, seed=seed),
     }
@@ -268,6 +280,8 @@ def connect(options: dict[str, Any]) -> Instrument:
     options : dict
         specimen : "neuropil", "points", "tape" or the path of an image ("neuropil").
         specimen_pixel_size : float, of an image, in nm. apertures : int, of a tape (20).
+        specimen_period : float, of neuropil, in µm: it repeats, so that frames anywhere cost no
+        new texture (null: it does not; rounded, see `PyramidSpecimen`).
         sensor : [height, width] in px, short for the same in camera.
         truth_log : path of a file for the truth of each frame, one JSON object a line.
         All else goes to `simulation.MicroscopeSettings`: seed, time_scale, column, optics,
@@ -281,6 +295,7 @@ def connect(options: dict[str, Any]) -> Instrument:
     rest = dict(options)
     name = str(rest.pop("specimen", "neuropil"))
     pixel_size = rest.pop("specimen_pixel_size", None)
+    period = rest.pop("specimen_period", None)
     apertures = int(rest.pop("apertures", 20))
     truth_log = rest.pop("truth_log", None)
     if (sensor := rest.pop("sensor", None)) is not None:
@@ -289,7 +304,7 @@ def connect(options: dict[str, Any]) -> Instrument:
         settings = MicroscopeSettings.from_mapping(rest)
     except SettingsError as error:
         raise ValueError(f"driver_options: {error}") from error
-    specimen = make_specimen(name, settings.seed, pixel_size, apertures)
+    specimen = make_specimen(name, settings.seed, pixel_size, apertures, period)
     _compile(settings, specimen)
     microscope = VirtualMicroscope(settings, specimen)
     if truth_log is not None:

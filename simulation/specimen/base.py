@@ -214,10 +214,23 @@ class PyramidSpecimen(ABC):
         Bound of the chunk cache.
     chunk : int
         Side of a chunk in pixels.
+    period : float, optional
+        The square of this side about the origin repeats without end, in µm: its texture is made
+        once, and a montage of any size costs copies only, while the cache holds it. It is rounded
+        to a power of two of chunks, so that all levels repeat alike; those whose chunks are larger
+        do not repeat. The seams may be seen.
+
+    Raises
+    ------
+    ValueError
+        If the period is not positive and finite.
     """
 
-    def __init__(self, *, cache_bytes: int = 512 * 2**20, chunk: int = 512) -> None:
+    def __init__(
+        self, *, cache_bytes: int = 512 * 2**20, chunk: int = 512, period: float | None = None
+    ) -> None:
         self.chunk = chunk
+        self._period_nm = None if period is None else _whole_chunks(period, chunk)
         self.cache = ChunkCache(cache_bytes)
         self._queue: deque[ChunkKey] = deque()
         self._queue_lock = threading.Lock()
@@ -313,6 +326,7 @@ class PyramidSpecimen(ABC):
             self._chunks_of(*bounds, level),
             key=lambda key: (key.row - middle_row) ** 2 + (key.column - middle_column) ** 2,
         )
+        keys = list(dict.fromkeys(map(self._origin, keys)))
         # More than the cache holds would drive out what was made first.
         room = self.cache.max_bytes // self.chunk**2
         with self._queue_lock:
@@ -388,8 +402,20 @@ class PyramidSpecimen(ABC):
             for column in range(column0 // self.chunk, (column1 - 1) // self.chunk + 1):
                 yield ChunkKey(level, row, column)
 
+    def _origin(self, key: ChunkKey) -> ChunkKey:
+        """Find the chunk that is seen at a place: with a period, one about the origin."""
+        if self._period_nm is None:
+            return key
+        count = self._period_nm // (self.chunk * key.level)
+        if count == 0:
+            return key
+        half = count // 2
+        return ChunkKey(
+            key.level, (key.row + half) % count - half, (key.column + half) % count - half
+        )
+
     def _get(self, key: ChunkKey) -> NDArray[np.uint8]:
-        side = self.chunk
+        side, key = self.chunk, self._origin(key)
         return self.cache.get(
             key, lambda: self.render(key.level, key.row * side, key.column * side, side, side)
         )
@@ -414,6 +440,14 @@ class PyramidSpecimen(ABC):
                 key = self._queue.popleft()
             if key not in self.cache:
                 self._get(key)
+
+
+def _whole_chunks(period: float, chunk: int) -> int:
+    """Round a period in µm to a power of two of chunks of the finest level; give it in nm."""
+    if not (isfinite(period) and period > 0):
+        raise ValueError(f"period is {period!r} µm; it must be positive and finite")
+    finest = chunk * FINEST_LEVEL
+    return finest * 2 ** max(0, round(log2(period * NM_PER_UM / finest)))
 
 
 @njit(nogil=True, cache=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -130,6 +131,21 @@ class DriverContract:
         stage.stop()
         stage.set_speed("x", axis.speed)
 
+    def test_stage_tells_how_long_a_move_takes(self, instrument):
+        stage = instrument.stage
+        assert all(axis.acceleration > 0 for axis in stage.axes.values())
+        x = stage.axes["x"]
+        self.arrive(stage, x=0.0)
+        stage.set_speed("x", x.speed)
+        way = min(0.5 * x.speed, 0.5 * x.high)
+        ramp = x.speed / x.acceleration
+        reaches_speed = way > x.speed * ramp
+        least = way / x.speed + ramp if reaches_speed else 2 * sqrt(way / x.acceleration)
+        began = time.monotonic()
+        self.arrive(stage, x=way)
+        assert time.monotonic() - began > 0.98 * least
+        self.arrive(stage, x=0.0)
+
     def test_stage_reading_is_quick(self, instrument):
         began = time.perf_counter()
         for _ in range(100):
@@ -185,6 +201,15 @@ class DriverContract:
         camera.expose(self.exposure, self.readout(camera))
         camera.read_frame()
         np.testing.assert_array_equal(frames[0], kept)
+
+    def test_camera_takes_no_less_than_its_readout_time(self, instrument):
+        camera = instrument.camera
+        readout = self.readout(camera)
+        assert 0 <= camera.readout_time(readout) < 60
+        began = time.monotonic()
+        camera.expose(self.exposure, readout)
+        camera.read_frame()
+        assert time.monotonic() - began >= self.exposure + camera.readout_time(readout)
 
     def test_camera_exposure_blocks_and_can_be_aborted(self, instrument):
         camera = instrument.camera

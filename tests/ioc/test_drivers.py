@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ioc.drivers.protocol import DriverError, Readout, Setting, connect
+from ioc.drivers.simulated import make_specimen
 from tests.ioc.driver_contract import DriverContract
 
 
@@ -66,6 +67,22 @@ def test_unknown_options_and_drivers_are_refused(images):
         connect("ioc.drivers.replay:konnect", {})
 
 
+def test_a_section_that_repeats_gives_the_same_frame_a_period_further():
+    section = make_specimen("neuropil", 3, None, 1, period=16.4)
+    here = section.native_region(1.0, 2.0, 0.5, 0.5, 4).pixels
+    there = section.native_region(1.0 + 40 * 16.384, 2.0 - 16.384, 0.5, 0.5, 4).pixels
+    np.testing.assert_array_equal(here, there)
+    unlike = make_specimen("neuropil", 3, None, 1).native_region(17.384, 2.0, 0.5, 0.5, 4).pixels
+    assert (unlike != here).mean() > 0.5
+
+
+def test_only_neuropil_can_repeat():
+    with pytest.raises(ValueError, match="specimen_period is 20.0; only neuropil can repeat"):
+        connect("simulated", {"specimen": "points", "specimen_period": 20.0})
+    with pytest.raises(ValueError, match="period is -5 µm; it must be positive"):
+        connect("simulated", {"specimen_period": -5})
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
@@ -89,6 +106,12 @@ def test_settings_give_their_own_type():
 class TestSimulated(DriverContract):
     @pytest.fixture
     def instrument(self):
-        instrument = connect("simulated", {"sensor": [128, 192], "specimen": "points", "seed": 3})
+        camera = {"sensor": [128, 192], "readout_time": 0.05}
+        instrument = connect("simulated", {"camera": camera, "specimen": "points", "seed": 3})
         yield instrument
         instrument.close()
+
+    def test_tells_the_numbers_of_its_settings(self, instrument):
+        assert instrument.camera.readout_time(self.readout(instrument.camera)) == 0.05
+        assert instrument.stage.axes["x"].acceleration == 20_000
+        assert instrument.stage.axes["z"].acceleration == 500

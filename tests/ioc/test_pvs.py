@@ -194,3 +194,14 @@ def test_vacuum_trip_shows_as_an_alarm_and_goes(start_ioc):
     wait_until(lambda: get(f"{prefix}SCOPE:ColumnValve_RBV", text=True) == "Closed", 5, "the valve")
     put(f"{prefix}SIM:Fault:VacuumTrip", "Off")
     wait_until(lambda: vacuum.severity == 0, 20, "the alarm goes")
+
+
+def test_a_motor_tells_in_what_time_it_is_at_its_speed(instrument):
+    motor = f"{instrument.prefix}STAGE:Z"
+    assert get(f"{motor}.VELO") == 50
+    assert get(f"{motor}.ACCL") == pytest.approx(50 / 500)
+    put(f"{motor}.VELO", 20)
+    try:
+        assert get(f"{motor}.ACCL") == pytest.approx(20 / 500)
+    finally:
+        put(f"{motor}.VELO", 50)

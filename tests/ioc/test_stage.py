@@ -160,6 +160,11 @@ class TestFields:
             assert "Limits are set to 0 and 1000" in refusal(f"{stage}X.VELO", wrong)
         assert get(f"{stage}X.VELO") == 20
 
+    def test_an_axis_without_acceleration_takes_no_time_to_its_speed(self, stage):
+        put(f"{stage}X.VELO", 500)
+        assert get(f"{stage}X.ACCL") == 0
+        assert "cannot write" in refusal(f"{stage}X.ACCL", 1)
+
     def test_tweak_and_relative(self, stage):
         put(f"{stage}X.TWV", 2.5)
         put(f"{stage}X.TWF", 1)

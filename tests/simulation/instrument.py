@@ -15,16 +15,18 @@ Function = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float
 
 
 class ManualClock:
-    """Real seconds that pass only by sleeping."""
+    """Real seconds that pass only by sleeping; `on_sleep` is what happens meanwhile."""
 
     def __init__(self) -> None:
         self.time = 100.0
+        self.on_sleep: Callable[[], object] = lambda: None
 
     def __call__(self) -> float:
         return self.time
 
     def sleep(self, seconds: float) -> None:
         self.time += seconds
+        self.on_sleep()
 
 
 @dataclass

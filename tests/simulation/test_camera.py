@@ -179,6 +179,30 @@ def test_expose_takes_the_exposure_and_read_takes_no_time():
     assert clock() - 100 == pytest.approx(0.25)
 
 
+def test_a_frame_can_be_had_a_readout_time_after_its_exposure():
+    clock = ManualClock()
+    camera = quiet(clock=clock, camera={"readout_time": 0.4}).camera
+    camera.expose(0.25)
+    assert clock() - 100 == pytest.approx(0.25), "the exposure takes no longer"
+    clock.sleep(0.1)
+    camera.read()
+    assert clock() - 100 == pytest.approx(0.65), "what passed since the exposure counts"
+    camera.expose(0.25)
+    clock.sleep(1.0)
+    camera.read()
+    assert clock() - 100 == pytest.approx(1.9), "nor is there anything to wait for after it"
+
+
+def test_abort_ends_a_readout():
+    clock = ManualClock()
+    camera = quiet(clock=clock, camera={"readout_time": 60.0}).camera
+    camera.expose(0.25)
+    clock.on_sleep = camera.abort
+    with pytest.raises(ExposureAbortedError, match="exposure 1 was aborted"):
+        camera.read()
+    assert clock() - 100 < 1
+
+
 def test_the_stage_may_move_before_the_frame_is_read():
     dark = Formula(lambda x, y: 0.9 - 0.5 * (x > 0))
     microscope = quiet(dark)

@@ -51,6 +51,7 @@ def test_no_plain_data_gives_the_defaults():
         ({"camera": {"sensor": [8, 2048]}}, "CameraSettings.sensor is (8, 2048)"),
         ({"camera": {"sensor": [64]}}, "give (height, width) in whole px"),
         ({"camera": {"sensor": [64.5, 64]}}, "give (height, width) in whole px"),
+        ({"camera": {"readout_time": -1}}, "readout_time is -1; it must lie between 0 and 60 s"),
         ({"camera": {"min_exposure": 5, "max_exposure": 1}}, "over the max_exposure of 1 s"),
         ({"column": {"magnification": 4000}}, "magnification is 4000; it must be one of 50, 125"),
         ({"stage": {"x": {"low": 5, "high": 4}}}, "AxisSettings.low is 5, not under high 4"),

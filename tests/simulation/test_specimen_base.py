@@ -183,6 +183,63 @@ def test_close_stops_work_and_leaves_no_thread():
     assert waves.region(0, 0, 8, 8, 4.0).shape == (8, 8)
 
 
+def test_a_period_repeats_exactly_and_leaves_the_middle_as_it_was():
+    period = 64 * 4 * 4 / 1000  # four chunks of 64 px at 4 nm
+    plain, repeating = Waves(chunk=64), Waves(chunk=64, period=period)
+    middle = repeating.native_region(0.01, -0.02, 0.9, 0.9, 4).pixels
+    np.testing.assert_array_equal(middle, plain.native_region(0.01, -0.02, 0.9, 0.9, 4).pixels)
+    made = len(repeating.made)
+    assert made <= 16
+    for i, j in ((1, 0), (0, -3), (-1000, 4097)):
+        x, y = 0.01 + i * period, -0.02 + j * period
+        there = repeating.native_region(x, y, 0.9, 0.9, 4).pixels
+        np.testing.assert_array_equal(there, middle)
+    repeating.native_region(17.3, -5.1, 9 * period, 9 * period, 4)
+    assert len(repeating.made) == len(set(repeating.made)) == 16, "each chunk is made once"
+
+
+@pytest.mark.parametrize("level", [1, 2, 4, 8, 16])
+def test_levels_repeat_alike(level):
+    repeating = Waves(chunk=64, period=1.024)
+    here, there = (
+        repeating.native_region(x, 0.2, 0.3, 0.3, level).pixels for x in (0.1, 0.1 + 5 * 1.024)
+    )
+    np.testing.assert_array_equal(here, there)
+
+
+def test_levels_with_chunks_larger_than_the_period_do_not_repeat():
+    plain, repeating = Waves(chunk=64), Waves(chunk=64, period=1.024)
+    for specimen in (plain, repeating):
+        specimen.native_region(7.0, 3.0, 2.0, 2.0, 32)
+    assert repeating.made == plain.made
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"), [(1.0, 1.024), (1.4, 1.024), (1.5, 2.048), (1e-3, 0.064)]
+)
+def test_a_period_is_rounded_to_a_power_of_two_of_chunks(asked, kept):
+    repeating, same = Waves(chunk=64, period=asked), Waves(chunk=64, period=kept)
+    for specimen in (repeating, same):
+        specimen.native_region(0.3, 0.3, 3.0, 3.0, 1)
+    assert set(repeating.made) == set(same.made)
+    assert len(same.made) == (kept / 0.064) ** 2
+
+
+def test_prefetch_makes_a_repeated_chunk_once():
+    repeating = Waves(chunk=64, period=1.024)
+    repeating.prefetch(9.0, 9.0, 5.0, 5.0, 4.0)
+    repeating.wait_prefetched(20)
+    assert len(repeating.made) == len(set(repeating.made)) == 16
+    repeating.region(9.0, 9.0, 500, 500, 4.0)
+    assert len(repeating.made) == 16, "the region had to be made after all"
+
+
+@pytest.mark.parametrize("period", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_bad_period_is_refused(period):
+    with pytest.raises(ValueError, match="period is"):
+        Waves(period=period)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

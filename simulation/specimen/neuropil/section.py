@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import ceil, cos, isfinite, sin
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,8 @@ class NeuropilSection(PyramidSpecimen):
     size_um : tuple of float
         Width and height in µm.
     **pyramid
-        See `PyramidSpecimen`; `chunk` must be a multiple of 16.
+        See `PyramidSpecimen`; `chunk` must be a multiple of 16. With a `period`, what lies farther
+        from the middle (blemishes, the edge of the section) is never seen.
 
     Raises
     ------
@@ -74,7 +76,7 @@ class NeuropilSection(PyramidSpecimen):
     """
 
     def __init__(
-        self, seed: int = 0, size_um: tuple[float, float] = (600.0, 600.0), **pyramid: int
+        self, seed: int = 0, size_um: tuple[float, float] = (600.0, 600.0), **pyramid: Any
     ) -> None:
         super().__init__(**pyramid)
         if self.chunk % BLOCK:
