@@ -228,6 +228,7 @@ class Sequencer(Connectable):
         self._lock = RLock()
         self._rows: list[_Row] = []  # done, and not collected yet
         self._serial = 0
+        self._missed = False  # a point that the monitor should have told of
         self._load = 0  # the number of the flight
         self._base: dict[str, float] = {}  # of the optics that points add to, by event key
         self._resource: Any = None
@@ -461,13 +462,19 @@ class Sequencer(Connectable):
         """Note points that are new; if some were missed, they are asked for when collected."""
         with self._lock:
             for row in rows:
-                if (int(row[0]), int(row[1])) == (self._load, self._serial + 1):
-                    self._serial += 1
+                load, serial = int(row[0]), int(row[1])
+                if load == self._load and serial == self._serial + 1:
+                    self._serial = serial
                     self._told_in_file += 1
                     self._rows.append(_Row.read(row[2:]))
+                elif load == self._load and serial > self._serial:
+                    self._missed = True
 
     def _catch_up(self) -> None:
-        """Ask for points that the monitor has not told of: it was too fast, or is too late."""
+        """Ask for points that the monitor has not told of: it was too fast, or is late at an end."""
+        if not self._missed and self.state.get() == "Running":
+            return
+        self._missed = False
         count = int(self.done.get(use_monitor=False))
         if count <= self._serial:
             return
