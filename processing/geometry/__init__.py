@@ -5,7 +5,16 @@ The one part of `processing` that plans and the simulator import too, so that al
 
 from processing.geometry.frame import FrameGeometry
 from processing.geometry.grid import Grid, GridTile, plan_grid
+from processing.geometry.image_shift import ImageShift
 from processing.geometry.region import Region
 from processing.geometry.route import short_route
 
-__all__ = ["FrameGeometry", "Grid", "GridTile", "Region", "plan_grid", "short_route"]
+__all__ = [
+    "FrameGeometry",
+    "Grid",
+    "GridTile",
+    "ImageShift",
+    "Region",
+    "plan_grid",
+    "short_route",
+]

@@ -5,31 +5,62 @@ The grid lies along the image's axes, because frames that are turned against it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from math import ceil
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from processing.geometry.blocks import Place, walk_blocks
 from processing.geometry.frame import FrameGeometry
+from processing.geometry.image_shift import ImageShift
 from processing.geometry.region import Region
 
-Pattern = Literal["raster", "serpentine"]
-PATTERNS: tuple[Pattern, ...] = ("raster", "serpentine")
+Pattern = Literal["raster", "serpentine", "blocks"]
+PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 MAX_OVERLAP_PERCENT = 90.0
 MAX_TILES = 100_000
+MAX_BLOCK = 15
+"""Tiles along the side of a block: more than any image shift reaches."""
 
 
 @dataclass(frozen=True)
 class GridTile:
-    """One place of a montage: its index in the order of taking, row, column, and stage (x, y)."""
+    """One place of a montage: the middle of a tile, and how it is reached.
+
+    Attributes
+    ----------
+    index : int
+        In the order of taking.
+    row, column : int
+        In the grid.
+    x, y : float
+        Its middle, as stage coordinates, in µm.
+    shift_x, shift_y : float
+        How much of that is image shift, along stage x and y in µm; the stage goes the rest of the
+        way.
+    """
 
     index: int
     row: int
     column: int
     x: float
     y: float
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+    @property
+    def stage_x(self) -> float:
+        """Stage x for this tile, in µm."""
+        return self.x - self.shift_x
+
+    @property
+    def stage_y(self) -> float:
+        """Stage y for this tile, in µm."""
+        return self.y - self.shift_y
 
 
 @dataclass(frozen=True)
@@ -45,11 +76,13 @@ class Grid:
     pitch : (float, float)
         Distance between neighbours along rows and along columns, in px.
     geometry : FrameGeometry
-    pattern : {"raster", "serpentine"}
+    pattern : {"raster", "serpentine", "blocks"}
     tiles : tuple of GridTile
         In the order of taking; their indices are 0, 1, 2, …
     skipped : tuple of (int, int)
         (row, column) of the places that the region does not touch.
+    block : int
+        Tiles along the side of a block that is taken at one stage position; 1 but for "blocks".
     """
 
     rows: int
@@ -60,6 +93,12 @@ class Grid:
     pattern: Pattern
     tiles: tuple[GridTile, ...]
     skipped: tuple[tuple[int, int], ...] = field(default=())
+    block: int = 1
+
+    def passes(self) -> Iterator[list[GridTile]]:
+        """Give the tiles pass by pass over the region: by rows, or by rows of blocks."""
+        for _, tiles in groupby(self.tiles, lambda tile: tile.row // self.block):
+            yield list(tiles)
 
     @property
     def overlap_px(self) -> tuple[float, float]:
@@ -83,6 +122,8 @@ def plan_grid(
     overlap: float = 10.0,
     min_overlap: float = 0.0,
     pattern: Pattern = "serpentine",
+    block: int = 3,
+    image_shift: ImageShift | None = None,
 ) -> Grid:
     """Lay the fewest tiles over a region that cover it with the overlap asked for.
 
@@ -98,8 +139,14 @@ def plan_grid(
         Overlap between neighbours in percent of a tile, 0 to 90.
     min_overlap : float
         The least overlap in µm; the larger of the two counts.
-    pattern : {"raster", "serpentine"}
-        Whether each row runs the same way, or every second row runs back.
+    pattern : {"raster", "serpentine", "blocks"}
+        Whether each row runs the same way, or every second row runs back; or blocks of tiles are
+        taken from one stage position each, by image shift. The blocks then run back in every
+        second row of them, and each begins with the image shift that the one before ended with.
+    block : int
+        Tiles along the side of a block, 1 to 15; it counts for "blocks" only.
+    image_shift : ImageShift, optional
+        How far the image shift may reach, for "blocks"; as `ImageShift` has it, if it is left out.
 
     Returns
     -------
@@ -114,6 +161,10 @@ def plan_grid(
     pitch = _pitch(geometry, shape, overlap, min_overlap)
     if pattern not in PATTERNS:
         raise ValueError(f"pattern is {pattern!r}; it must be one of {', '.join(PATTERNS)}")
+    if pattern != "blocks":
+        block = 1
+    elif not 1 <= block <= MAX_BLOCK:
+        raise ValueError(f"block is {block}; it must lie between 1 and {MAX_BLOCK}")
 
     # In the image's axes, about the first corner, the region is a box of whole tiles.
     origin = np.asarray(region.vertices[0])
@@ -128,24 +179,74 @@ def plan_grid(
             f"roi needs {rows} × {columns} tiles; at most {MAX_TILES} are allowed: "
             "take a smaller region, less overlap or a lower magnification"
         )
+    if pattern == "blocks":
+        _check_reach(block, (rows, columns), pitch, geometry, image_shift or ImageShift())
 
     middle = (low + high) / 2
     outline = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * np.asarray(shape) / 2
-    tiles: list[GridTile] = []
-    skipped: list[tuple[int, int]] = []
+    centres: dict[Place, NDArray[np.float64]] = {}
+    skipped: list[Place] = []
     for row in range(rows):
         backwards = pattern == "serpentine" and row % 2
         for column in reversed(range(columns)) if backwards else range(columns):
             place = np.array([row - (rows - 1) / 2, column - (columns - 1) / 2]) * pitch
             centre = middle + place
             if region.overlaps(origin + geometry.stage_vector(centre + outline)):
-                x, y = (origin + geometry.stage_vector(centre)).tolist()
-                tiles.append(GridTile(len(tiles), row, column, x, y))
+                centres[row, column] = origin + geometry.stage_vector(centre)
             else:
                 skipped.append((row, column))
+    if pattern == "blocks":
+        tiles = _tiles_in_blocks(centres, block, pitch, geometry)
+    else:
+        tiles = (
+            GridTile(index, *place, *map(float, centre))
+            for index, (place, centre) in enumerate(centres.items())
+        )
     return Grid(
-        rows, columns, (shape[0], shape[1]), pitch, geometry, pattern, tuple(tiles), tuple(skipped)
+        rows,
+        columns,
+        (shape[0], shape[1]),
+        pitch,
+        geometry,
+        pattern,
+        tuple(tiles),
+        tuple(skipped),
+        block,
     )
+
+
+def _tiles_in_blocks(
+    centres: Mapping[Place, NDArray[np.float64]],
+    block: int,
+    pitch: tuple[float, float],
+    geometry: FrameGeometry,
+) -> Iterable[GridTile]:
+    for index, (place, steps) in enumerate(walk_blocks(centres, block, pitch)):
+        shift = geometry.stage_vector(np.multiply(steps, pitch))
+        yield GridTile(index, *place, *map(float, (*centres[place], *shift)))
+
+
+def _check_reach(
+    block: int,
+    size: tuple[int, int],
+    pitch: tuple[float, float],
+    geometry: FrameGeometry,
+    image_shift: ImageShift,
+) -> None:
+    """Refuse blocks whose corner tiles the image shift may not reach."""
+
+    def reach(side: int) -> float:
+        corner = [
+            (min(side, count) - 1) / 2 * step for count, step in zip(size, pitch, strict=True)
+        ]
+        return float(np.hypot(*geometry.stage_vector(corner)))
+
+    if reach(block) > image_shift.most_shift:
+        largest = max(side for side in range(1, block) if reach(side) <= image_shift.most_shift)
+        raise ValueError(
+            f"block is {block}, and its corner tiles need an image shift of {reach(block):.3g} µm; "
+            f"it may be {image_shift.most_shift:g} µm at most: block must be {largest} or less here"
+        )
 
 
 def _pitch(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from math import cos, radians, sin
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from processing.geometry import FrameGeometry, Region, plan_grid
+from processing.geometry import FrameGeometry, ImageShift, Region, plan_grid
 
 lengths = st.floats(-500, 500)
 angles = st.floats(-360, 360)
@@ -173,6 +174,21 @@ def grids(draw):
     return region, plan_grid(region, geometry, SHAPE, overlap=overlap, pattern=pattern), overlap
 
 
+@st.composite
+def grids_in_blocks(draw):
+    """The same grid in blocks and as a raster, over a polygon that leaves places out."""
+    geometry = draw(geometries.filter(lambda g: g.pixel_size < 20))
+    size = geometry.pixel_size * draw(st.floats(0.5, 6))
+    corners = draw(st.lists(st.floats(0.2, 1), min_size=3, max_size=7))
+    turns = np.linspace(0, 2 * np.pi, len(corners), endpoint=False)
+    outline = size * np.array(corners) * [np.cos(turns), np.sin(turns)]
+    region = Region(tuple(map(tuple, outline.T + draw(st.tuples(lengths, lengths)))))
+    block = draw(st.integers(1, 5))
+    reach = ImageShift(most_shift=100.0)
+    grid = plan_grid(region, geometry, SHAPE, pattern="blocks", block=block, image_shift=reach)
+    return grid, plan_grid(region, geometry, SHAPE, pattern="raster")
+
+
 @given(grids(), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=5, max_size=5))
 def test_a_grid_covers_its_region(case, places):
     region, grid, _ = case
@@ -244,6 +260,67 @@ def test_serpentine_runs_back_and_raster_does_not():
     assert sorted(orders["serpentine"]) == orders["raster"]
 
 
+@given(grids_in_blocks())
+def test_blocks_hold_every_tile_of_a_raster_once_at_the_same_place(case):
+    grid, raster = case
+    places = {(t.row, t.column): (t.x, t.y) for t in grid.tiles}
+    assert len(places) == len(grid.tiles)
+    assert places == {(t.row, t.column): (t.x, t.y) for t in raster.tiles}
+    assert [tile.index for tile in grid.tiles] == list(range(len(grid.tiles)))
+    assert grid.skipped == raster.skipped
+
+    def pairs(one):
+        return {((a.row, a.column), (b.row, b.column)) for a, b in one.neighbours()}
+
+    assert pairs(grid) == pairs(raster)
+
+
+@given(grids_in_blocks())
+def test_the_tiles_of_a_block_share_one_stage_position_in_their_middle(case):
+    grid, _ = case
+    height, width = grid.geometry.size(np.multiply(grid.pitch, grid.block - 1))
+    blocks = {}
+    for tile in grid.tiles:
+        blocks.setdefault((tile.row // grid.block, tile.column // grid.block), []).append(tile)
+        assert (tile.stage_x + tile.shift_x, tile.stage_y + tile.shift_y) == pytest.approx(
+            (tile.x, tile.y)
+        )
+        assert np.hypot(tile.shift_x, tile.shift_y) <= np.hypot(height, width) / 2 + 1e-6
+    for tiles in blocks.values():
+        indices = [tile.index for tile in tiles]
+        assert indices == list(range(indices[0], indices[-1] + 1)), "one block after the other"
+        stage = np.array([(tile.stage_x, tile.stage_y) for tile in tiles])
+        np.testing.assert_allclose(stage, stage[:1].repeat(len(tiles), axis=0), atol=1e-6)
+        shifts = grid.geometry.pixel_vector([(tile.shift_x, tile.shift_y) for tile in tiles])
+        np.testing.assert_allclose(shifts.min(axis=0), -shifts.max(axis=0), atol=1e-3)
+    assert [tile for row in grid.passes() for tile in row] == list(grid.tiles)
+    for row in grid.passes():
+        assert len({tile.row // grid.block for tile in row}) == 1
+
+
+@pytest.mark.parametrize("block", [2, 3, 4])
+def test_whole_blocks_follow_each_other_without_a_jump(block: int):
+    """Back in every second row of blocks; the image shift moves by single tiles only."""
+    side = 4 + 3.6 * (3 * block - 1) - 0.1
+    region, geometry = Region.rectangle((0, 0), side, side), FrameGeometry(4.0)
+    reach = ImageShift(most_shift=20)
+    grid = plan_grid(
+        region, geometry, (1000, 1000), pattern="blocks", block=block, image_shift=reach
+    )
+    assert len(grid.tiles) == (3 * block) ** 2
+    order = [(t.row // block, t.column // block) for t in grid.tiles[:: block**2]]
+    assert order == [(0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (1, 0), (2, 0), (2, 1), (2, 2)]
+    for a, b in pairwise(grid.tiles):
+        jump = np.hypot(b.shift_x - a.shift_x, b.shift_y - a.shift_y)
+        assert jump <= 3.6 + 1e-9
+
+
+def test_a_block_of_one_tile_needs_no_image_shift():
+    region = Region.rectangle((0, 0), 20, 9)
+    one = plan_grid(region, FrameGeometry(4.0), SHAPE, pattern="blocks", block=1)
+    assert one.tiles == plan_grid(region, FrameGeometry(4.0), SHAPE).tiles
+
+
 def test_corners_of_a_round_region_are_skipped():
     turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     circle = Region(np.column_stack([30 * np.cos(turns), 30 * np.sin(turns)]))
@@ -274,7 +351,16 @@ def test_the_larger_overlap_counts(least, percent):
         ({"overlap": np.nan}, "overlap is nan %"),
         ({"min_overlap": -0.1}, "min_overlap is -0.1 µm"),
         ({"min_overlap": 3.9}, "min_overlap is 3.9 µm; it must lie between 0 and 3.6 µm"),
-        ({"pattern": "spiral"}, "pattern is 'spiral'; it must be one of raster, serpentine"),
+        (
+            {"pattern": "spiral"},
+            "pattern is 'spiral'; it must be one of raster, serpentine, blocks",
+        ),
+        ({"pattern": "blocks", "block": 0}, "block is 0; it must lie between 1 and 15"),
+        (
+            {"pattern": "blocks", "image_shift": ImageShift(most_shift=4)},
+            "block is 3, and its corner tiles need an image shift of 4.5 µm; "
+            "it may be 4 µm at most: block must be 2 or less here",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_refused(options, message):
@@ -285,3 +371,33 @@ def test_arguments_out_of_range_are_refused(options, message):
 def test_a_montage_without_end_is_refused():
     with pytest.raises(ValueError, match=r"at most 100000 are allowed"):
         plan_grid(Region.rectangle((0, 0), 1e4, 1e4), FrameGeometry(0.4), (2048, 2048))
+
+
+# --- image shift
+
+
+@given(angles, st.floats(0.1, 10), st.tuples(lengths, lengths))
+def test_settings_and_shifts_are_inverse(rotation, scale, shift):
+    image_shift = ImageShift(rotation, scale)
+    setting = image_shift.setting(shift)
+    assert np.hypot(*setting) * scale == pytest.approx(np.hypot(*shift))
+    assert image_shift.shift(setting) == pytest.approx(shift, abs=1e-9)
+
+
+def test_a_setting_is_turned_counter_clockwise_onto_the_stage():
+    image_shift = ImageShift(rotation=90.0, scale=2.0)
+    assert image_shift.shift((1.0, 0.0)) == pytest.approx((0.0, 2.0))
+    assert image_shift.shift([(1, 0), (0, 1)]) == pytest.approx(np.array([(0, 2), (-2, 0)]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rotation": np.nan}, "rotation is nan; it must be a finite number of degrees"),
+        ({"scale": 0.0}, "scale is 0.0; it must be positive and finite"),
+        ({"most_shift": np.inf}, "most_shift is inf; it must be positive and finite"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ImageShift(**options)
