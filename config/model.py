@@ -172,8 +172,8 @@ class Montage(Section):
     block: Annotated[int, Field(ge=1, le=15)] = Field(description="tiles along a block's side")
     settle: Annotated[float, Field(ge=0, le=60)] = Field(description="after a move, in s")
     exposure: Annotated[float, Field(gt=0, le=60)] = Field(description="in s")
-    focus: Literal["none", "once", "row"] | Annotated[int, Field(ge=1)] = Field(
-        description="none, once, row, or every n tiles"
+    focus: Literal["none", "once", "row", "plane", "surface"] | Annotated[int, Field(ge=1)] = Field(
+        description="none, once, row, plane, surface, or every n tiles"
     )
     retakes: Annotated[int, Field(ge=0, le=10)] = Field(description="of a tile that failed")
     max_behind: Annotated[int, Field(ge=1, le=100_000)] = Field(

@@ -199,14 +199,14 @@ def image_shift(value: Any) -> ImageShift:
 
 
 def focus_policy(value: Any) -> str | int:
-    """Give a focus policy: none, once, row, or the number of tiles from one to the next.
+    """Give a focus policy: a word, or the number of tiles from one autofocus to the next.
 
     Raises
     ------
     ValueError
         If it is something else.
     """
-    words = ("none", "once", "row")
+    words = ("none", "once", "row", "plane", "surface")
     if not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1:
         return int(value)
     if value not in words:

@@ -78,7 +78,7 @@ def montage(
     image_shift: ImageShift | None = None,
     settle: float = 0.1,
     exposure: float | None = None,
-    focus: Literal["none", "once", "row"] | int = "none",
+    focus: Literal["none", "once", "row", "plane", "surface"] | int = "none",
     focus_range: float = 20.0,
     focus_steps: int = 9,
     references: Mapping[str, str | None] | None = None,
@@ -117,9 +117,11 @@ def montage(
         Seconds to wait after each move.
     exposure : float, optional
         In s; as the camera is set, if it is left out.
-    focus : {"none", "once", "row"} or int
+    focus : {"none", "once", "row", "plane", "surface"} or int
         When to autofocus: never, at the first tile, at the first tile of each row, or every n
-        tiles. One that fails is recorded, and the montage goes on with the last good focus.
+        tiles. One that fails is recorded, and the montage goes on with the last good focus. Or
+        before the first tile, at five places for a plane, at nine for a surface of second order;
+        each tile then has its focus by what is fitted to them.
     focus_range : float
         From the first defocus of an autofocus series to the last, in µm.
     focus_steps : int
@@ -235,6 +237,9 @@ class _Montage:
 
     def take_all(self) -> MsgGenerator[None]:
         """Take all tiles row by row; after each row, those again that have failed until then."""
+        if self.focusing.measures:
+            self.steering.focused()
+            yield from self.focusing.measure()
         for row, next_row in pairwise([*self.tiles.grid.passes(), []]):
             for tile in row:
                 if not self.steering.stops_now and self.focusing.is_due(tile, tile is row[0]):

@@ -24,6 +24,10 @@ FOCUS: Final = "focus"
 AUTOFOCUS_FIT: Final = "autofocus"
 """Stream of what each autofocus found: one event each."""
 
+FOCUS_SURFACE: Final = "focus_surface"
+"""Stream of the focus over a region, fitted to some of them, and name of the soft device with it:
+one event, keys ``focus_surface_shape``, …"""
+
 TILE: Final = "tile"
 """Name of the soft device with the tile's place: keys ``tile_index``, ``tile_row``, …"""
 

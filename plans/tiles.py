@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,8 @@ class TileTaker:
         How often a tile is tried again, at once, if the camera fails.
     shifts : ShiftedTiles, optional
         The image shift of each tile, if the grid has any.
+    defocus : callable, optional
+        Gives the defocus of each tile, in µm; as it is set, if it is left out.
     attempts : Counter
         How often each tile was recorded, by its index.
     waited : float
@@ -57,6 +59,7 @@ class TileTaker:
     settle: float
     retries: int
     shifts: ShiftedTiles | None = None
+    defocus: Callable[[GridTile], float] | None = None
     attempts: Counter[int] = field(default_factory=Counter)
     waited: float = 0.0
     tile: Tile = field(default_factory=lambda: Tile(name=names.TILE))
@@ -107,8 +110,16 @@ class TileTaker:
             "y": tile.y,
             "waited": self.waited,
         }
-        place = {self.tile: known, self.stage.x: tile.stage_x, self.stage.y: tile.stage_y}
-        return place if self.shifts is None else place | self.shifts.place(tile)
+        place: dict[Any, Any] = {
+            self.tile: known,
+            self.stage.x: tile.stage_x,
+            self.stage.y: tile.stage_y,
+        }
+        if self.shifts is not None:
+            place |= self.shifts.place(tile)
+        if self.defocus is not None:
+            place[self.scope.defocus] = self.defocus(tile)
+        return place
 
     def _is_camera_fault(self, error: FailedStatus) -> bool:
         return bool(error.args) and getattr(error.args[0], "device", None) is self.camera

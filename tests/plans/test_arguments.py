@@ -56,8 +56,16 @@ MONTAGE = [
     ({"exposure": 1e6}, ValueError, r"exposure is 1e\+06 s; it must lie between .* and .* s"),
     ({"exposure": 0}, ValueError, "exposure is 0 s; it must lie between"),
     ({"exposure": "long"}, TypeError, "exposure is 'long'; it must be a number"),
-    ({"focus": "often"}, ValueError, "focus is 'often'; it must be one of none, once, row, or a"),
-    ({"focus": 0}, ValueError, "focus is 0; it must be one of none, once, row, or a whole number"),
+    (
+        {"focus": "often"},
+        ValueError,
+        "focus is 'often'; it must be one of none, once, row, plane, surface, or a",
+    ),
+    (
+        {"focus": 0},
+        ValueError,
+        "focus is 0; it must be one of none, once, row, plane, surface, or a whole number",
+    ),
     ({"focus": True}, ValueError, "focus is True; it must be one of"),
     (
         {"focus": "row", "focus_range": 500},
