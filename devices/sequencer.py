@@ -471,7 +471,7 @@ class Sequencer(Connectable):
                     self._missed = True
 
     def _catch_up(self) -> None:
-        """Ask for points that the monitor has not told of: it was too fast, or is late at an end."""
+        """Ask for points that the monitor has not told of, or not yet at the end."""
         if not self._missed and self.state.get() == "Running":
             return
         self._missed = False

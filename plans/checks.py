@@ -5,7 +5,7 @@ Each names the argument, what it was and what is allowed, and sends no message: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
@@ -237,6 +237,24 @@ def references(value: Any) -> dict[str, str | None]:
             f"the kinds are {', '.join(REFERENCES)}"
         )
     return {kind: text(f"references[{kind!r}]", value.get(kind)) for kind in REFERENCES}
+
+
+def taken(value: Any, n_tiles: int) -> frozenset[int]:
+    """Give the indices of tiles that are not to be taken.
+
+    Raises
+    ------
+    TypeError
+        If it is no collection of whole numbers.
+    ValueError
+        If there is no such tile, or none is left.
+    """
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise TypeError(f"taken is {value!r}; it must be a collection of the tiles' indices")
+    indices = frozenset(whole("taken", index, 0, n_tiles - 1) for index in value)
+    if len(indices) == n_tiles:
+        raise ValueError(f"taken names all {n_tiles} tiles: there is nothing left to take")
+    return indices
 
 
 def exposure(value: Any, camera: Any) -> float | None:

@@ -6,9 +6,9 @@ An autofocus that fails is recorded and ends nothing: the last good focus stays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
@@ -20,10 +20,10 @@ from devices.tile import SoftReadings
 from plans import names
 from plans.exposures import declare, record
 from plans.focus import AutofocusSettings, Focus, FocusError, find_focus, limits
-from plans.tiles import TileTaker
 from processing.geometry import (
     FocusSurface,
     FocusSurfaceError,
+    Grid,
     GridTile,
     fit_focus_surface,
     measuring_tiles,
@@ -86,13 +86,33 @@ class SurfaceFit(SoftReadings):
 _COEFFICIENTS = ("defocus", "slope_x", "slope_y", "bend_xx", "bend_xy", "bend_yy")
 
 
+class FocusedTiles(Protocol):
+    """What takes the tiles that are focused; see `plans.tiles.TileTaker`."""
+
+    camera: Any
+    scope: Any
+    grid: Grid
+    defocus: Callable[[GridTile], float] | None
+
+    @property
+    def readables(self) -> list[Any]:
+        """What is read with each frame."""
+
+    def declare(self, stream: str) -> MsgGenerator[None]:
+        """Describe a stream of frames."""
+
+    def place(self, tile: GridTile) -> dict[Any, Any]:
+        """Give where the devices have to be for a frame of a tile."""
+
+
 @dataclass
 class Focusing:
     """The focus of a montage on its way.
 
     Attributes
     ----------
-    tiles : TileTaker
+    tiles : FocusedTiles
+        What takes the tiles.
     policy : str or int
         As the argument `focus` of `montage`.
     settings : AutofocusSettings
@@ -108,7 +128,7 @@ class Focusing:
         Soft device with the surface; recorded.
     """
 
-    tiles: TileTaker
+    tiles: FocusedTiles
     policy: str | int
     settings: AutofocusSettings
     defocus: float

@@ -44,6 +44,11 @@ class ShiftedTiles:
         x, y = (self.before + self.calibration.setting((tile.shift_x, tile.shift_y))).tolist()
         return x, y
 
+    def added(self, tile: GridTile) -> tuple[float, float]:
+        """Give what a tile adds to ImageShiftX and ImageShiftY as they were set, in µm."""
+        x, y = self.calibration.setting((tile.shift_x, tile.shift_y)).tolist()
+        return x, y
+
     def place(self, tile: GridTile) -> dict[Any, float]:
         """Give where the devices have to be for a tile."""
         x, y = self.setting(tile)

@@ -6,7 +6,7 @@ a quality gate steers between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from plans.gate import QualityGate
 from plans.image_shift import restored
 from plans.montage_request import MontageRequest, montage_request
 from plans.safety import illuminated
-from plans.steering import Steering
+from plans.steering import Steering, Taker
 from plans.tiles import TileTaker
 from processing.geometry import GridTile, ImageShift, Region
 
@@ -43,6 +43,8 @@ class MontageResult:
         Whether the gate wants no other montage after this, or ended this one before it was whole.
     reason : str
         Why.
+    missing : tuple of int
+        Tiles that could not be taken, by index.
     """
 
     uid: str
@@ -51,9 +53,10 @@ class MontageResult:
     failed: tuple[int, ...]
     stop: Literal["", "at_end", "now"]
     reason: str
+    missing: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, uid: str, tiles: TileTaker, steering: Steering) -> MontageResult:
+    def of(cls, uid: str, tiles: Taker, steering: Steering) -> MontageResult:
         """Sum up what was taken and how it was steered."""
         return cls(
             str(uid),
@@ -62,6 +65,7 @@ class MontageResult:
             failed=steering.failed,
             stop=steering.stop,
             reason=steering.reason,
+            missing=tuple(tiles.missing),
         )
 
 
@@ -85,6 +89,7 @@ def montage(
     gate: QualityGate | None = None,
     retakes: int = 1,
     max_behind: int = 32,
+    taken: Collection[int] = (),
     sample: str | dict[str, Any] | None = None,
     operator: str | None = None,
     md: Mapping[str, Any] | None = None,
@@ -138,6 +143,9 @@ def montage(
     max_behind : int
         Tiles that may be taken but not judged by the gate; beyond that the montage waits, with the
         beam blanked, for two minutes at most. Each event's ``tile_waited`` says how long.
+    taken : collection of int
+        Tiles that an earlier run has, by index, so that only the others are taken: how a montage
+        that was cut off is gone on with, given the same arguments.
     sample : str or dict, optional
     operator : str, optional
     md : dict, optional
@@ -186,6 +194,7 @@ def montage(
         gate=gate,
         retakes=retakes,
         max_behind=max_behind,
+        taken=taken,
         sample=sample,
         operator=operator,
         md=md,
@@ -207,7 +216,7 @@ def _take_montage(request: MontageRequest) -> MsgGenerator[MontageResult]:
     )
     steering = Steering(tiles, request.retakes, request.max_behind)
     focusing = Focusing(tiles, request.focus, request.autofocus, request.defocus)
-    work = _Montage(tiles, steering, focusing)
+    work = _Montage(tiles, steering, focusing, request.taken)
 
     def inner_montage(uid: str) -> MsgGenerator[None]:
         yield from set_exposure(camera, request.exposure)
@@ -234,13 +243,18 @@ class _Montage:
     tiles: TileTaker
     steering: Steering
     focusing: Focusing
+    taken: frozenset[int]
 
     def take_all(self) -> MsgGenerator[None]:
         """Take all tiles row by row; after each row, those again that have failed until then."""
         if self.focusing.measures:
             self.steering.focused()
             yield from self.focusing.measure()
-        for row, next_row in pairwise([*self.tiles.grid.passes(), []]):
+        passes = [
+            [tile for tile in tiles if tile.index not in self.taken]
+            for tiles in self.tiles.grid.passes()
+        ]
+        for row, next_row in pairwise([*filter(None, passes), []]):
             for tile in row:
                 if not self.steering.stops_now and self.focusing.is_due(tile, tile is row[0]):
                     yield from self._focus_at(tile)

@@ -5,7 +5,7 @@ Whichever way its tiles are then taken, its arguments, metadata and errors are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from plans.gate import QualityGate
 from plans.image_shift import ShiftedTiles
 from plans.metadata import start_document
 from plans.tiles import describe_grid
-from processing.geometry import Grid, ImageShift, Region, plan_grid
+from processing.geometry import Grid, GridTile, ImageShift, Region, plan_grid
 from processing.geometry.grid import MAX_BLOCK, Pattern
 
 
@@ -43,6 +43,8 @@ class MontageRequest:
         What was set before, in µm.
     gate : QualityGate or None
     retakes, max_behind : int
+    taken : frozenset of int
+        Tiles that another run has, by index.
     shifts : ShiftedTiles or None
         The image shift of each tile, if the grid has any.
     metadata : dict
@@ -62,8 +64,14 @@ class MontageRequest:
     gate: QualityGate | None
     retakes: int
     max_behind: int
+    taken: frozenset[int]
     shifts: ShiftedTiles | None
     metadata: dict[str, Any]
+
+    @property
+    def todo(self) -> list[GridTile]:
+        """The tiles to take, in order."""
+        return [tile for tile in self.grid.tiles if tile.index not in self.taken]
 
     @property
     def may_focus(self) -> bool:
@@ -92,6 +100,7 @@ def montage_request(
     gate: QualityGate | None,
     retakes: int,
     max_behind: int,
+    taken: Collection[int],
     sample: str | dict[str, Any] | None,
     operator: str | None,
     md: Mapping[str, Any] | None,
@@ -104,7 +113,7 @@ def montage_request(
         For the start document.
     camera, stage, scope : device
     roi, overlap, min_overlap, pattern, block, image_shift, settle, exposure, focus, focus_range, \
-focus_steps, references, gate, retakes, max_behind, sample, operator, md
+focus_steps, references, gate, retakes, max_behind, taken, sample, operator, md
         As of `montage`.
 
     Returns
@@ -148,6 +157,7 @@ focus_steps, references, gate, retakes, max_behind, sample, operator, md
         image_shift=image_shift,
     )
     checks.grid_in_reach(grid, stage)
+    taken = checks.taken(taken, len(grid.tiles))
     shifts = None
     if grid.pattern == "blocks":
         shifts = yield from ShiftedTiles.over(scope, image_shift)
@@ -174,12 +184,13 @@ focus_steps, references, gate, retakes, max_behind, sample, operator, md
             "gate": type(gate).__name__ if gate is not None else None,
             "retakes": retakes,
             "max_behind": max_behind,
+            "taken": sorted(taken),
         },
         sample=sample,
         operator=operator,
         md=md,
         hints={"dimensions": [([stage.x.name, stage.y.name], names.PRIMARY)]},
-        num_points=len(grid.tiles),
+        num_points=len(grid.tiles) - len(taken),
         roi=region.to_dict(),
         montage=describe_grid(grid, overlap, min_overlap),
         calibration=calibration.to_dict(),
@@ -199,6 +210,7 @@ focus_steps, references, gate, retakes, max_behind, sample, operator, md
         gate,
         retakes,
         max_behind,
+        taken,
         shifts,
         metadata,
     )

@@ -46,6 +46,8 @@ class TileTaker:
         Gives the defocus of each tile, in µm; as it is set, if it is left out.
     attempts : Counter
         How often each tile was recorded, by its index.
+    missing : dict of int to str
+        Tiles that were given up, and why: none, as the montage ends with the first.
     waited : float
         Seconds waited before the next tile for the processing to catch up; recorded with it.
     tile : devices.Tile
@@ -61,6 +63,7 @@ class TileTaker:
     shifts: ShiftedTiles | None = None
     defocus: Callable[[GridTile], float] | None = None
     attempts: Counter[int] = field(default_factory=Counter)
+    missing: dict[int, str] = field(default_factory=dict)
     waited: float = 0.0
     tile: Tile = field(default_factory=lambda: Tile(name=names.TILE))
 
