@@ -36,8 +36,9 @@ from callbacks.frames import DATASET, FrameReference, read_frame
 from callbacks.lens_files import load_lens
 from callbacks.processed_file import ProcessedFile
 from callbacks.references import ReferenceFiles, load_references, reference_path, write_average
-from callbacks.tile_jobs import ProcessorSettings, TileTask, process_tile, warm_up
+from callbacks.tile_jobs import ProcessorSettings, TileTask, process_tile
 from callbacks.tile_processor import TileProcessor
+from callbacks.warm_up import warm_up
 from ioc.camera.writer import FrameFile
 from ioc.drivers.protocol import Frame
 from processing.chain import TileState, make_chain, thread_buffers

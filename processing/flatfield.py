@@ -123,7 +123,7 @@ def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
             "take the bright frames with the beam on, the screen up and no specimen"
         )
     # In place as far as may be: a montage waits for this, and new memory takes most of the time.
-    error = cv2.medianBlur(dark_mean, 5)
+    error = np.asarray(cv2.medianBlur(dark_mean, 5), dtype=np.float32)
     np.subtract(dark_mean, error, out=error)
     bad = _outliers(error, least=1.0)
     around = cv2.medianBlur(response, 5)
