@@ -21,6 +21,7 @@ from callbacks.references import (
 )
 from callbacks.tile_jobs import ProcessorSettings, TileTask, process_tile, read_tile
 from processing.chain import StepSettings, make_chain
+from processing.flatfield import References
 from processing.geometry import FrameGeometry
 from tests.callbacks.montage import SIDE, texture, write_frames
 
@@ -173,6 +174,12 @@ def test_references_of_another_shape_are_refused(frames, references, tmp_path):
     with pytest.raises(ValueError, match="references of .64, 64. px, the frames are .256, 256."):
         await_references(small, 0.0, SHAPE)
     await_references(references, 0.0, SHAPE)
+
+
+def test_references_are_turned_before_the_first_tile(frames, references, monkeypatch):
+    await_references(references, 0.0, SHAPE, (False, True))
+    monkeypatch.setattr(References, "__post_init__", lambda _: pytest.fail("they are made anew"))
+    process_tile(task(frames, references=references), SETTINGS)
 
 
 def test_the_age_of_references_is_that_of_the_older_one(frames, references):
