@@ -63,9 +63,12 @@ def reference_files(root: Path, uids: Mapping[str, str | None]) -> ReferenceFile
 
 
 def await_references(
-    files: ReferenceFiles, timeout: float, shape: tuple[int, int] | None = None
+    files: ReferenceFiles,
+    timeout: float,
+    shape: tuple[int, int] | None = None,
+    flips: tuple[bool, bool] = (False, False),
 ) -> None:
-    """Wait until the averages are on disk, and read them once.
+    """Wait until the averages are on disk, and make of them once what the tiles need.
 
     Parameters
     ----------
@@ -74,6 +77,8 @@ def await_references(
         In s.
     shape : (int, int), optional
         (height, width) of the frames that they are for, in px.
+    flips : (bool, bool)
+        Whether the chain mirrors rows, and columns, before it corrects.
 
     Raises
     ------
@@ -91,6 +96,8 @@ def await_references(
             f"{files.bright} holds references of {references.shape} px, the frames are {shape}: "
             "take bright and dark frames with this camera setting"
         )
+    if any(flips):
+        references.flipped(*flips)
 
 
 def load_references(files: ReferenceFiles) -> References:
