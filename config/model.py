@@ -168,15 +168,30 @@ class Montage(Section):
 
     overlap: Annotated[float, Field(ge=0, le=90)] = Field(description="in %")
     min_overlap: Annotated[float, Field(ge=0)] = Field(description="in µm")
-    pattern: Literal["raster", "serpentine"]
+    pattern: Literal["raster", "serpentine", "blocks"]
+    block: Annotated[int, Field(ge=1, le=15)] = Field(description="tiles along a block's side")
     settle: Annotated[float, Field(ge=0, le=60)] = Field(description="after a move, in s")
     exposure: Annotated[float, Field(gt=0, le=60)] = Field(description="in s")
-    focus: Literal["none", "once", "row"] | Annotated[int, Field(ge=1)] = Field(
-        description="none, once, row, or every n tiles"
+    focus: Literal["none", "once", "row", "plane", "surface"] | Annotated[int, Field(ge=1)] = Field(
+        description="none, once, row, plane, surface, or every n tiles"
     )
     retakes: Annotated[int, Field(ge=0, le=10)] = Field(description="of a tile that failed")
     max_behind: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="tiles taken but not judged; beyond it the montage waits"
+    )
+
+
+class ImageShift(Section):
+    """The calibration of the image shift; as `processing.geometry.ImageShift` explains it."""
+
+    rotation: Annotated[float, Field(ge=-360, le=360)] = Field(
+        description="from its axes to the stage's, counter-clockwise, in degrees"
+    )
+    scale: Annotated[float, Field(gt=0, le=1000)] = Field(
+        description="µm at the specimen for a µm of the setting"
+    )
+    most_shift: Annotated[float, Field(gt=0, le=1000)] = Field(
+        description="at the specimen, in µm; beyond it coma is too large"
     )
 
 
@@ -204,6 +219,7 @@ class Config(Section):
     references: References
     lens: Lens
     montage: Montage
+    image_shift: ImageShift
     log: Log
 
     @field_validator("devices")

@@ -231,6 +231,7 @@ class Sequencer(Connectable):
         self._lock = RLock()
         self._rows: list[_Row] = []  # done, and not collected yet
         self._serial = 0
+        self._missed = False  # a point that the monitor should have told of
         self._load = 0  # the number of the flight
         self._base: dict[str, float] = {}  # of the optics that points add to, by event key
         self._resource: Any = None
@@ -488,20 +489,27 @@ class Sequencer(Connectable):
         """Note points that are new; if some were missed, they are asked for when collected."""
         with self._lock:
             for row in rows:
-                if (int(row[0]), int(row[1])) == (self._load, self._serial + 1):
-                    self._serial += 1
+                load, serial = int(row[0]), int(row[1])
+                if load == self._load and serial == self._serial + 1:
+                    self._serial = serial
                     self._told_in_file += 1
                     self._rows.append(_Row.read(self._file, row[2:]))
+                elif load == self._load and serial > self._serial:
+                    self._missed = True
 
     def _catch_up(self) -> None:
-        """Ask for points that the monitor has not told of: it was too fast, or is too late."""
+        """Ask for points that the monitor has not told of, or not yet at the end."""
+        if not self._missed and self.state.get() == "Running":
+            return
         if int(self.load.get(use_monitor=False)) != self._load:
             return  # the flight was refused, or is not loaded yet
+        self._missed = False
         count = int(self.done.get(use_monitor=False))
         if count <= self._serial:
             return
-        order = np.atleast_1d(self.order.get())[:count].astype(int)
-        columns = [np.atleast_1d(getattr(self, ARRAYS[key]).get())[order] for key in ROW[3:]]
+        order = _whole(self.order, count).astype(int)
+        points = len(self._needed().points)
+        columns = [_whole(getattr(self, ARRAYS[key]), points)[order] for key in ROW[3:]]
         serials = np.arange(count) + 1
         self._take_in(np.column_stack([np.full(count, self._load), serials, order, *columns]))
 
@@ -636,6 +644,11 @@ class Sequencer(Connectable):
         if self._flight is None:
             raise SequencerError(f"{self.name} has no flight: prepare one first")
         return self._flight
+
+
+def _whole(signal: EpicsSignalRO, length: int) -> NDArray[Any]:
+    """Read an array whose length is known; pyepics would give as much of it as it gave before."""
+    return np.atleast_1d(signal.get(count=length))
 
 
 def _first_run(rows: list[_Row]) -> list[_Row]:

@@ -5,12 +5,12 @@ Each names the argument, what it was and what is allowed, and sends no message: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
-from processing.geometry import Grid, Region
+from processing.geometry import Grid, ImageShift, Region
 
 MAX_SETTLE = 60.0
 """Longest time, in s, to wait after a move."""
@@ -183,15 +183,30 @@ def region(value: Any) -> Region:
         raise ValueError(f"roi is {dict(value)!r}: {error}") from error
 
 
+def image_shift(value: Any) -> ImageShift:
+    """Give the calibration of the image shift, the default one if there is none.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if value is None:
+        return ImageShift()
+    if not isinstance(value, ImageShift):
+        raise TypeError(f"image_shift is {value!r}; it must be an ImageShift")
+    return value
+
+
 def focus_policy(value: Any) -> str | int:
-    """Give a focus policy: none, once, row, or the number of tiles from one to the next.
+    """Give a focus policy: a word, or the number of tiles from one autofocus to the next.
 
     Raises
     ------
     ValueError
         If it is something else.
     """
-    words = ("none", "once", "row")
+    words = ("none", "once", "row", "plane", "surface")
     if not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1:
         return int(value)
     if value not in words:
@@ -224,6 +239,24 @@ def references(value: Any) -> dict[str, str | None]:
     return {kind: text(f"references[{kind!r}]", value.get(kind)) for kind in REFERENCES}
 
 
+def taken(value: Any, n_tiles: int) -> frozenset[int]:
+    """Give the indices of tiles that are not to be taken.
+
+    Raises
+    ------
+    TypeError
+        If it is no collection of whole numbers.
+    ValueError
+        If there is no such tile, or none is left.
+    """
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise TypeError(f"taken is {value!r}; it must be a collection of the tiles' indices")
+    indices = frozenset(whole("taken", index, 0, n_tiles - 1) for index in value)
+    if len(indices) == n_tiles:
+        raise ValueError(f"taken names all {n_tiles} tiles: there is nothing left to take")
+    return indices
+
+
 def exposure(value: Any, camera: Any) -> float | None:
     """Give an exposure time that the camera can make, or nothing to leave it as it is.
 
@@ -252,14 +285,15 @@ def reach(name: str, values: Sequence[float], axis: Any) -> None:
     if low is None or low >= high:
         return
     if min(values) < low or max(values) > high:
+        units = getattr(axis, "egu", None) or axis.metadata.get("units", "")
         raise ValueError(
-            f"{name} needs {axis.name} from {min(values):.6g} to {max(values):.6g} {axis.egu}; "
-            f"it goes from {low:g} to {high:g} {axis.egu}"
+            f"{name} needs {axis.name} from {min(values):.6g} to {max(values):.6g} {units}; "
+            f"it goes from {low:g} to {high:g} {units}"
         )
 
 
 def grid_in_reach(grid: Grid, stage: Any, name: str = "roi") -> None:
-    """Check that the stage can go to the middle of every tile.
+    """Check that the stage can go where every tile needs it.
 
     Raises
     ------
@@ -268,8 +302,8 @@ def grid_in_reach(grid: Grid, stage: Any, name: str = "roi") -> None:
     """
     if not grid.tiles:
         raise ValueError(f"{name} touches no tile; take a larger one")
-    reach(name, [tile.x for tile in grid.tiles], stage.x)
-    reach(name, [tile.y for tile in grid.tiles], stage.y)
+    reach(name, [tile.stage_x for tile in grid.tiles], stage.x)
+    reach(name, [tile.stage_y for tile in grid.tiles], stage.y)
 
 
 def _unit(unit: str) -> str:

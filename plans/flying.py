@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ from bluesky.utils import FailedStatus, MsgGenerator, short_uid
 
 from devices import Flight, FlightPoint, MissingTile, PointFailedError, SettingRefusedError, Tile
 from plans import names
-from plans.exposures import declare, record
+from plans.exposures import declare, record, value_of
+from plans.image_shift import ShiftedTiles
 from plans.safety import finally_do
 from plans.tiles import TileError
 from processing.geometry import Grid, GridTile
@@ -41,10 +42,10 @@ class TileFlyer:
         In s.
     retries : int
         How often a tile is tried again, at once, if something fails.
-    focus_of : callable
-        Gives what is added to the defocus at a tile, in µm.
-    shift_of : callable
-        Gives the image shift at a tile, as the column has it, in µm.
+    shifts : ShiftedTiles, optional
+        The image shift of each tile, if the grid has any.
+    defocus : callable, optional
+        Gives the defocus of each tile, in µm; as it is set, if it is left out.
     attempts : Counter
         How often each tile was recorded, by its index.
     missing : dict of int to str
@@ -62,8 +63,8 @@ class TileFlyer:
     grid: Grid
     exposure: float
     retries: int
-    focus_of: Callable[[GridTile], float] = lambda _: 0.0
-    shift_of: Callable[[GridTile], tuple[float, float]] = lambda _: (0.0, 0.0)
+    shifts: ShiftedTiles | None = None
+    defocus: Callable[[GridTile], float] | None = None
     attempts: Counter[int] = field(default_factory=Counter)
     missing: dict[int, str] = field(default_factory=dict)
     waited: float = 0.0
@@ -96,8 +97,9 @@ class TileFlyer:
         """
         self._flown = list(tiles)
         self._left = {tile.index: tile for tile in tiles}
+        defocus = yield from value_of(self.scope.defocus)
         flight = Flight(
-            [self._point(tile) for tile in tiles],
+            [self._point(tile, float(defocus)) for tile in tiles],
             self.exposure,
             self.camera,
             self.stage,
@@ -109,7 +111,11 @@ class TileFlyer:
         loading = yield from _once(bps.prepare(self.sequencer, flight, group=short_uid("load")))
         yield from _until_done(loading)
 
-    def declare(self) -> MsgGenerator[None]:
+    def declare(self, stream: str) -> MsgGenerator[None]:
+        """Describe a stream of frames that are taken one by one."""
+        yield from declare(stream, self.camera, *self.readables)
+
+    def declare_flight(self) -> MsgGenerator[None]:
         """Describe the stream of tiles; a flight must have been loaded."""
         yield from _once(bps.declare_stream(self.sequencer, name=names.PRIMARY, collect=True))
 
@@ -155,7 +161,12 @@ class TileFlyer:
 
     def place(self, tile: GridTile) -> dict[Any, Any]:
         """Give where the devices have to be for a frame of a tile that is taken by itself."""
-        return {self.tile: self._known(tile), self.stage.x: tile.x, self.stage.y: tile.y}
+        place = {
+            self.tile: self._known(tile),
+            self.stage.x: tile.stage_x,
+            self.stage.y: tile.stage_y,
+        }
+        return place if self.shifts is None else place | self.shifts.place(tile)
 
     # -- how --------------------------------------------------------------------------------------
 
@@ -171,16 +182,11 @@ class TileFlyer:
             "waited": self.waited,
         }
 
-    def _point(self, tile: GridTile) -> FlightPoint:
-        shift_x, shift_y = self.shift_of(tile)
-        return FlightPoint(
-            tile.x - tile.shift_x,
-            tile.y - tile.shift_y,
-            self.focus_of(tile),
-            shift_x,
-            shift_y,
-            self._known(tile),
-        )
+    def _point(self, tile: GridTile, defocus: float) -> FlightPoint:
+        """Give the point of a tile; its optics are relative to what is set now."""
+        focus = 0.0 if self.defocus is None else self.defocus(tile) - defocus
+        shift = (0.0, 0.0) if self.shifts is None else self.shifts.added(tile)
+        return FlightPoint(tile.stage_x, tile.stage_y, focus, *shift, self._known(tile))
 
     def _leg(self, between: Callable[[list[GridTile]], MsgGenerator[bool]]) -> MsgGenerator[None]:
         """Fly until the sequencer rests, and record all of it."""
@@ -268,14 +274,3 @@ def _failed_point(error: FailedStatus) -> int | None:
     """Give the point of a flight that failed, if it was one."""
     cause = error.__cause__
     return cause.point if isinstance(cause, PointFailedError) else None
-
-
-def ends_of_rows(tiles: Iterable[GridTile]) -> list[GridTile]:
-    """Give the last tile of each stretch of tiles that lie in one row."""
-    ends: list[GridTile] = []
-    for tile in tiles:
-        if ends and ends[-1].row == tile.row:
-            ends[-1] = tile
-        else:
-            ends.append(tile)
-    return ends

@@ -422,7 +422,7 @@ def _series(
     name: str, centre: Any, focus_range: Any, steps: int, scope: Any
 ) -> NDArray[np.float64]:
     """Give the defocus values of a series, after checking that the microscope has them."""
-    low, high = _limits(scope)
+    low, high = limits(scope)
     centre = checks.number(name, centre, low, high, "µm")
     focus_range = checks.number("focus_range", focus_range, 0, high - low, "µm")
     if focus_range == 0:
@@ -442,11 +442,11 @@ def _points(centre: float, focus_range: float, steps: int) -> NDArray[np.float64
 
 def _within_limits(series: NDArray[np.float64], scope: Any) -> NDArray[np.float64]:
     """Shift a series so that it stays inside the limits of the defocus."""
-    low, high = _limits(scope)
+    low, high = limits(scope)
     return series + max(low - series[0], 0.0) - max(series[-1] - high, 0.0)
 
 
-def _limits(scope: Any) -> tuple[float, float]:
+def limits(scope: Any) -> tuple[float, float]:
     """Give the limits of the defocus, in µm; equal ones mean none, as everywhere in EPICS."""
     low, high = scope.defocus.limits
     return (low, high) if low is not None and low < high else (-float("inf"), float("inf"))

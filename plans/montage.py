@@ -6,32 +6,23 @@ a quality gate steers between them.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from bluesky.utils import MsgGenerator
 
-from devices import FocusFit
-from plans import checks, names
-from plans.exposures import (
-    acquisition,
-    declare,
-    read_calibration,
-    set_exposure,
-    value_of,
-)
-from plans.focus import AutofocusSettings, FocusError, find_focus
+from plans import names
+from plans.exposures import acquisition, set_exposure
+from plans.focusing import Focusing
 from plans.gate import QualityGate
-from plans.metadata import start_document
+from plans.image_shift import restored
+from plans.montage_request import MontageRequest, montage_request
 from plans.safety import illuminated
-from plans.steering import Steering
-from plans.tiles import TileTaker, describe_grid
-from processing.geometry import GridTile, Region, plan_grid
-
-_log = logging.getLogger(__name__)
+from plans.steering import Steering, Taker
+from plans.tiles import TileTaker
+from processing.geometry import GridTile, ImageShift, Region
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,8 @@ class MontageResult:
         Whether the gate wants no other montage after this, or ended this one before it was whole.
     reason : str
         Why.
+    missing : tuple of int
+        Tiles that could not be taken, by index.
     """
 
     uid: str
@@ -60,6 +53,20 @@ class MontageResult:
     failed: tuple[int, ...]
     stop: Literal["", "at_end", "now"]
     reason: str
+    missing: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, uid: str, tiles: Taker, steering: Steering) -> MontageResult:
+        """Sum up what was taken and how it was steered."""
+        return cls(
+            str(uid),
+            tiles=len(tiles.attempts),
+            retaken=tiles.attempts.total() - len(tiles.attempts),
+            failed=steering.failed,
+            stop=steering.stop,
+            reason=steering.reason,
+            missing=tuple(tiles.missing),
+        )
 
 
 def montage(
@@ -70,16 +77,19 @@ def montage(
     *,
     overlap: float = 10.0,
     min_overlap: float = 0.0,
-    pattern: Literal["serpentine", "raster"] = "serpentine",
+    pattern: Literal["serpentine", "raster", "blocks"] = "serpentine",
+    block: int = 3,
+    image_shift: ImageShift | None = None,
     settle: float = 0.1,
     exposure: float | None = None,
-    focus: Literal["none", "once", "row"] | int = "none",
+    focus: Literal["none", "once", "row", "plane", "surface"] | int = "none",
     focus_range: float = 20.0,
     focus_steps: int = 9,
     references: Mapping[str, str | None] | None = None,
     gate: QualityGate | None = None,
     retakes: int = 1,
     max_behind: int = 32,
+    taken: Collection[int] = (),
     sample: str | dict[str, Any] | None = None,
     operator: str | None = None,
     md: Mapping[str, Any] | None = None,
@@ -101,15 +111,22 @@ def montage(
         Between neighbours, in percent of a tile.
     min_overlap : float
         The least overlap, in µm; the larger of the two counts.
-    pattern : {"serpentine", "raster"}
-        Whether every second row runs back.
+    pattern : {"serpentine", "raster", "blocks"}
+        Whether every second row runs back; or tiles are taken in blocks, each from one stage
+        position by image shift. The image shift is in the end what it was before.
+    block : int
+        Tiles along the side of a block.
+    image_shift : ImageShift, optional
+        Its calibration, and how far it may reach; as `ImageShift` has it, if it is left out.
     settle : float
         Seconds to wait after each move.
     exposure : float, optional
         In s; as the camera is set, if it is left out.
-    focus : {"none", "once", "row"} or int
+    focus : {"none", "once", "row", "plane", "surface"} or int
         When to autofocus: never, at the first tile, at the first tile of each row, or every n
-        tiles. One that fails is recorded, and the montage goes on with the last good focus.
+        tiles. One that fails is recorded, and the montage goes on with the last good focus. Or
+        before the first tile, at five places for a plane, at nine for a surface of second order;
+        each tile then has its focus by what is fitted to them.
     focus_range : float
         From the first defocus of an autofocus series to the last, in µm.
     focus_steps : int
@@ -126,6 +143,9 @@ def montage(
     max_behind : int
         Tiles that may be taken but not judged by the gate; beyond that the montage waits, with the
         beam blanked, for two minutes at most. Each event's ``tile_waited`` says how long.
+    taken : collection of int
+        Tiles that an earlier run has, by index, so that only the others are taken: how a montage
+        that was cut off is gone on with, given the same arguments.
     sample : str or dict, optional
     operator : str, optional
     md : dict, optional
@@ -154,113 +174,89 @@ def montage(
     >>> roi = {"centre": (0, 0), "width": 40, "height": 30}
     >>> RE(montage(camera, stage, scope, roi, overlap=12, focus="row", sample="M21-S0042"))
     """
-    checks.camera(camera)
-    checks.stage(stage)
-    checks.scope(scope)
-    region = checks.region(roi)
-    settle = checks.number("settle", settle, 0, checks.MAX_SETTLE, "s")
-    exposure = checks.exposure(exposure, camera)
-    focus_policy = checks.focus_policy(focus)
-    retakes = checks.whole("retakes", retakes, 0, checks.MAX_RETAKES)
-    max_behind = checks.whole("max_behind", max_behind, 1, checks.MAX_BEHIND)
-    reference_uids = checks.references(references)
-    checks.number("overlap", overlap, 0, 100, "%")
-    checks.number("min_overlap", min_overlap, 0, float("inf"), "µm")
-    if gate is not None:
-        checks.device("gate", gate, "advice", "failed")
-    autofocus = AutofocusSettings(focus_range, focus_steps, settle=settle)
-    defocus = yield from value_of(scope.defocus)
-    if focus_policy != "none" or gate is not None:
-        autofocus.check(defocus, scope)
-    calibration = yield from read_calibration(camera, scope)
-    grid = plan_grid(
-        region,
-        calibration.geometry,
-        calibration.shape,
+    request = yield from montage_request(
+        names.MONTAGE,
+        camera,
+        stage,
+        scope,
+        roi,
         overlap=overlap,
         min_overlap=min_overlap,
         pattern=pattern,
-    )
-    checks.grid_in_reach(grid, stage)
-
-    _md = start_document(
-        names.MONTAGE,
-        {
-            "camera": camera.name,
-            "stage": stage.name,
-            "scope": scope.name,
-            "roi": region.to_dict(),
-            "overlap": overlap,
-            "min_overlap": min_overlap,
-            "pattern": pattern,
-            "settle": settle,
-            "exposure": exposure,
-            "focus": focus_policy,
-            "focus_range": focus_range,
-            "focus_steps": focus_steps,
-            "references": reference_uids,
-            "gate": type(gate).__name__ if gate is not None else None,
-            "retakes": retakes,
-            "max_behind": max_behind,
-        },
+        block=block,
+        image_shift=image_shift,
+        settle=settle,
+        exposure=exposure,
+        focus=focus,
+        focus_range=focus_range,
+        focus_steps=focus_steps,
+        references=references,
+        gate=gate,
+        retakes=retakes,
+        max_behind=max_behind,
+        taken=taken,
         sample=sample,
         operator=operator,
         md=md,
-        hints={"dimensions": [([stage.x.name, stage.y.name], names.PRIMARY)]},
-        num_points=len(grid.tiles),
-        roi=region.to_dict(),
-        montage=describe_grid(grid, overlap, min_overlap),
-        calibration=calibration.to_dict(),
-        references=reference_uids,
     )
-    tiles = TileTaker(camera, stage, scope, grid, settle, retries=retakes)
-    steering = Steering(tiles, retakes, max_behind)
-    work = _Montage(tiles, steering, focus_policy, autofocus, defocus)
+    return (yield from _take_montage(request))
+
+
+def _take_montage(request: MontageRequest) -> MsgGenerator[MontageResult]:
+    """Take a montage that was checked."""
+    camera, scope, gate = request.camera, request.scope, request.gate
+    tiles = TileTaker(
+        camera,
+        request.stage,
+        scope,
+        request.grid,
+        request.settle,
+        retries=request.retakes,
+        shifts=request.shifts,
+    )
+    steering = Steering(tiles, request.retakes, request.max_behind)
+    focusing = Focusing(tiles, request.focus, request.autofocus, request.defocus)
+    work = _Montage(tiles, steering, focusing, request.taken)
 
     def inner_montage(uid: str) -> MsgGenerator[None]:
-        yield from set_exposure(camera, exposure)
-        yield from work.declare(may_focus=focus_policy != "none" or gate is not None)
+        yield from set_exposure(camera, request.exposure)
+        yield from tiles.declare()
+        if request.may_focus:
+            yield from focusing.declare()
         if gate is not None and uid:  # in a dry run there is none
             steering.consult(gate, uid)
-        yield from illuminated(work.take_rows(), scope)
+        yield from illuminated(work.take_all(), scope)
         while again := (yield from steering.to_retake_at_end()):
             yield from illuminated(work.take_again(again), scope)
 
-    uid, _ = yield from acquisition(inner_montage, _md, camera, scope, steering.ending)
-    return MontageResult(
-        str(uid),
-        tiles=len(tiles.attempts),
-        retaken=tiles.attempts.total() - len(tiles.attempts),
-        failed=steering.failed,
-        stop=steering.stop,
-        reason=steering.reason,
-    )
+    def body(uid: str) -> MsgGenerator[None]:
+        return restored(inner_montage(uid), request.shifts)
+
+    uid, _ = yield from acquisition(body, request.metadata, camera, scope, steering.ending)
+    return MontageResult.of(uid, tiles, steering)
 
 
 @dataclass
 class _Montage:
-    """A montage on its way: what takes and steers its tiles, and the focus it has to remember."""
+    """A montage on its way: what takes its tiles, steers and focuses them."""
 
     tiles: TileTaker
     steering: Steering
-    focus: str | int
-    autofocus: AutofocusSettings
-    defocus: float
-    fit: FocusFit = field(default_factory=lambda: FocusFit(name=names.AUTOFOCUS_DEVICE))
+    focusing: Focusing
+    taken: frozenset[int]
 
-    def declare(self, may_focus: bool) -> MsgGenerator[None]:
-        """Describe the streams."""
-        yield from self.tiles.declare()
-        if may_focus:
-            yield from self.tiles.declare(names.FOCUS)
-            yield from declare(names.AUTOFOCUS_FIT, self.fit)
-
-    def take_rows(self) -> MsgGenerator[None]:
+    def take_all(self) -> MsgGenerator[None]:
         """Take all tiles row by row; after each row, those again that have failed until then."""
-        rows = [list(row) for _, row in groupby(self.tiles.grid.tiles, lambda tile: tile.row)]
-        for row, next_row in pairwise([*rows, []]):
+        if self.focusing.measures:
+            self.steering.focused()
+            yield from self.focusing.measure()
+        passes = [
+            [tile for tile in tiles if tile.index not in self.taken]
+            for tiles in self.tiles.grid.passes()
+        ]
+        for row, next_row in pairwise([*filter(None, passes), []]):
             for tile in row:
-                if self._focus_is_due(tile, first=tile is row[0]):
+                if not self.steering.stops_now and self.focusing.is_due(tile, tile is row[0]):
                     yield from self._focus_at(tile)
                 yield from self._take(tile)
             again = self.steering.to_retake(then=next_row[0] if next_row else None)
@@ -281,29 +277,6 @@ class _Montage:
         yield from self.steering.after(tile)
         yield from self.steering.catch_up()
 
-    def _focus_is_due(self, tile: GridTile, first: bool) -> bool:
-        if self.steering.stops_now:
-            return False
-        if isinstance(self.focus, int):
-            return tile.index % self.focus == 0
-        return (self.focus == "once" and tile.index == 0) or (self.focus == "row" and first)
-
     def _focus_at(self, tile: GridTile) -> MsgGenerator[None]:
-        """Autofocus at a tile; one that fails, by its frames or its fit, ends nothing."""
         self.steering.focused()
-        try:
-            found = yield from find_focus(
-                self.tiles.camera,
-                self.tiles.scope,
-                self.fit,
-                self.autofocus,
-                centre=self.defocus,
-                stream=names.FOCUS,
-                readables=self.tiles.readables,
-                place=self.tiles.place(tile),
-                tile=tile.index,
-            )
-        except FocusError as error:
-            _log.warning("tile %d: %s", tile.index, error)
-        else:
-            self.defocus = found.defocus
+        yield from self.focusing.at(tile)

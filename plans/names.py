@@ -28,6 +28,10 @@ AUTOFOCUS_FIT: Final = "autofocus"
 MISSING: Final = "missing"
 """Stream of the tiles that a flight gave up, each with its reason; and the name of their device."""
 
+FOCUS_SURFACE: Final = "focus_surface"
+"""Stream of the focus over a region, fitted to some of them, and name of the soft device with it:
+one event, keys ``focus_surface_shape``, …"""
+
 TILE: Final = "tile"
 """Name of the soft device with the tile's place: keys ``tile_index``, ``tile_row``, …"""
 

@@ -36,6 +36,7 @@ class Taker(Protocol):
     scope: Any
     grid: Grid
     attempts: Counter[int]
+    missing: dict[int, str]
     waited: float
 
 

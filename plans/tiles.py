@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from bluesky.utils import FailedStatus, MsgGenerator
 from devices import Tile
 from plans import names
 from plans.exposures import acquisition, declare, expose, move, set_exposure
+from plans.image_shift import ShiftedTiles
 from plans.safety import illuminated
 from processing.geometry import Grid, GridTile
 
@@ -39,8 +40,14 @@ class TileTaker:
         Seconds to wait after each move.
     retries : int
         How often a tile is tried again, at once, if the camera fails.
+    shifts : ShiftedTiles, optional
+        The image shift of each tile, if the grid has any.
+    defocus : callable, optional
+        Gives the defocus of each tile, in µm; as it is set, if it is left out.
     attempts : Counter
         How often each tile was recorded, by its index.
+    missing : dict of int to str
+        Tiles that were given up, and why: none, as the montage ends with the first.
     waited : float
         Seconds waited before the next tile for the processing to catch up; recorded with it.
     tile : devices.Tile
@@ -53,7 +60,10 @@ class TileTaker:
     grid: Grid
     settle: float
     retries: int
+    shifts: ShiftedTiles | None = None
+    defocus: Callable[[GridTile], float] | None = None
     attempts: Counter[int] = field(default_factory=Counter)
+    missing: dict[int, str] = field(default_factory=dict)
     waited: float = 0.0
     tile: Tile = field(default_factory=lambda: Tile(name=names.TILE))
 
@@ -103,7 +113,16 @@ class TileTaker:
             "y": tile.y,
             "waited": self.waited,
         }
-        return {self.tile: known, self.stage.x: tile.x, self.stage.y: tile.y}
+        place: dict[Any, Any] = {
+            self.tile: known,
+            self.stage.x: tile.stage_x,
+            self.stage.y: tile.stage_y,
+        }
+        if self.shifts is not None:
+            place |= self.shifts.place(tile)
+        if self.defocus is not None:
+            place[self.scope.defocus] = self.defocus(tile)
+        return place
 
     def _is_camera_fault(self, error: FailedStatus) -> bool:
         return bool(error.args) and getattr(error.args[0], "device", None) is self.camera
@@ -168,8 +187,13 @@ def describe_grid(grid: Grid, overlap: float, min_overlap: float = 0.0) -> dict[
     -------
     dict
         Plain data; `tiles` are [row, column, x, y] in the order of taking, `pitch_px` is along
-        rows and columns.
+        rows and columns. If they are taken in blocks, `shifts_um` are the parts of x and y that
+        are image shift.
     """
+    blocks = {
+        "block": grid.block,
+        "shifts_um": [[tile.shift_x, tile.shift_y] for tile in grid.tiles],
+    }
     return {
         "rows": grid.rows,
         "columns": grid.columns,
@@ -181,4 +205,5 @@ def describe_grid(grid: Grid, overlap: float, min_overlap: float = 0.0) -> dict[
         "n_tiles": len(grid.tiles),
         "skipped": [list(place) for place in grid.skipped],
         "tiles": [[tile.row, tile.column, tile.x, tile.y] for tile in grid.tiles],
+        **(blocks if grid.pattern == "blocks" else {}),
     }

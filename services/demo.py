@@ -225,7 +225,7 @@ class _Demo:
 
     def _acquire_with(self, devices: dict[str, Any], pipeline: Any) -> None:
         from plans import autofocus, montage
-        from services.engine import take_references
+        from services.engine import montage_defaults, take_references
 
         camera, stage, scope = devices["camera"], devices["stage"], devices["scope"]
         settings = self._config.montage
@@ -240,7 +240,7 @@ class _Demo:
                 stage,
                 scope,
                 self._region(scope, overlap),
-                **settings.model_dump() | {"overlap": overlap},
+                **montage_defaults(self._config) | {"overlap": overlap},
                 references=references,
                 gate=pipeline.quality,
                 sample="virtual section",

@@ -30,6 +30,7 @@ from callbacks.tiled_sink import TiledSink
 from config import Config
 from plans import brightfield, darkfield
 from processing.chain import StepError, StepSettings, make_chain
+from processing.geometry import ImageShift
 from processing.lens import LensLimits
 from processing.quality import Thresholds
 from services.errors import PlainError
@@ -170,6 +171,12 @@ def add_baseline(RE: RunEngine, config: Config, devices: Mapping[str, Any]) -> l
     parts = [find_part(devices, dotted) for dotted in names]
     RE.preprocessors.append(SupplementalData(baseline=parts))
     return names
+
+
+def montage_defaults(config: Config) -> dict[str, Any]:
+    """Give the arguments that a montage has by the configuration."""
+    image_shift = ImageShift(**config.image_shift.model_dump())
+    return {**config.montage.model_dump(), "image_shift": image_shift}
 
 
 def take_references(camera: Any, stage: Any, scope: Any, config: Config) -> MsgGenerator:

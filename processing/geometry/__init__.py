@@ -3,6 +3,12 @@
 The one part of `processing` that plans and the simulator import too, so that all agree on signs.
 """
 
+from processing.geometry.focus_surface import (
+    FocusSurface,
+    FocusSurfaceError,
+    fit_focus_surface,
+    measuring_tiles,
+)
 from processing.geometry.frame import FrameGeometry
 from processing.geometry.grid import Grid, GridTile, plan_grid
 from processing.geometry.image_shift import ImageShift
@@ -10,11 +16,15 @@ from processing.geometry.region import Region
 from processing.geometry.route import short_route
 
 __all__ = [
+    "FocusSurface",
+    "FocusSurfaceError",
     "FrameGeometry",
     "Grid",
     "GridTile",
     "ImageShift",
     "Region",
+    "fit_focus_surface",
+    "measuring_tiles",
     "plan_grid",
     "short_route",
 ]

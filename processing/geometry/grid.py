@@ -26,6 +26,8 @@ MAX_TILES = 100_000
 MAX_BLOCK = 15
 """Tiles along the side of a block: more than any image shift reaches."""
 
+_DECIMALS = 6  # of a stage position in µm; beyond them is the rounding of what it is made of
+
 
 @dataclass(frozen=True)
 class GridTile:
@@ -54,13 +56,13 @@ class GridTile:
 
     @property
     def stage_x(self) -> float:
-        """Stage x for this tile, in µm."""
-        return self.x - self.shift_x
+        """Stage x for this tile, in µm: the very same number for all tiles of a block."""
+        return round(self.x - self.shift_x, _DECIMALS)
 
     @property
     def stage_y(self) -> float:
-        """Stage y for this tile, in µm."""
-        return self.y - self.shift_y
+        """Stage y for this tile, in µm: the very same number for all tiles of a block."""
+        return round(self.y - self.shift_y, _DECIMALS)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from plans import (
     montage,
     snap,
 )
+from services.engine import montage_defaults
 
 get_ipython().register_magics(BlueskyMagics)
 
-montage = update_wrapper(partial(montage, **config.montage.model_dump()), montage)
+montage = update_wrapper(partial(montage, **montage_defaults(config)), montage)

@@ -113,8 +113,11 @@ def test_the_site_example_swaps_a_device_class_and_a_prefix():
         ("devices:\n  stage:\n    prefx: a\n", [":3: unknown key", "devices.stage.prefix?"]),
         ("montage:\n  overlap: 95\n", [":2: montage.overlap is 95;", "less than or equal to 90"]),
         ("montage:\n  overlap: much\n", [":2: montage.overlap is 'much';", "number", "in %"]),
-        ("montage:\n  pattern: zigzag\n", ["is 'zigzag'", "'raster' or 'serpentine'"]),
-        ("montage:\n  focus: never\n", ["is 'never'", "'none', 'once' or 'row'", "every n tiles"]),
+        ("montage:\n  pattern: zigzag\n", ["is 'zigzag'", "'serpentine' or 'blocks'"]),
+        (
+            "montage:\n  focus: never\n",
+            ["is 'never'", "'none', 'once', 'row', 'plane' or 'surface'", "every n tiles"],
+        ),
         ("epics:\n  port: 70000\n", [":2: epics.port is 70000;", "65535"]),
         ("devices:\n  stage:\n    class: Stage\n", ["is 'Stage'", "like devices.stage.Stage"]),
         ("devices:\n  xy:\n    prefix: 'A:'\n", ["devices.xy.class is missing"]),

@@ -59,10 +59,13 @@ class SequencerClient:
     @property
     def order(self) -> list[int]:
         """The points that are done, as they were."""
-        return np.atleast_1d(self.get("SEQ:Order_RBV"))[: self.done].tolist()
+        done = self.done
+        return self.array("Order", done).tolist() if done else []
 
-    def array(self, name: str) -> NDArray[Any]:
-        return np.atleast_1d(self.get(f"SEQ:{name}_RBV"))
+    def array(self, name: str, length: int | None = None) -> NDArray[Any]:
+        """Read results, with their length: pyepics would give as much of them as it gave before."""
+        count = length or int(self.get("SEQ:Points_RBV"))
+        return np.atleast_1d(epics.caget(f"{self.ioc.prefix}SEQ:{name}_RBV", count=count))
 
     def write(self, x: Sequence[float], y: Sequence[float] | None = None, **others: Any) -> None:
         """Write a trajectory, and do not load it."""

@@ -16,6 +16,7 @@ from plans import (
     montage,
     snap,
 )
+from processing.geometry import ImageShift
 from tests.devices.lab import Lab, Session
 
 ROI = {"centre": (0, 0), "width": 1, "height": 1}
@@ -55,8 +56,16 @@ MONTAGE = [
     ({"exposure": 1e6}, ValueError, r"exposure is 1e\+06 s; it must lie between .* and .* s"),
     ({"exposure": 0}, ValueError, "exposure is 0 s; it must lie between"),
     ({"exposure": "long"}, TypeError, "exposure is 'long'; it must be a number"),
-    ({"focus": "often"}, ValueError, "focus is 'often'; it must be one of none, once, row, or a"),
-    ({"focus": 0}, ValueError, "focus is 0; it must be one of none, once, row, or a whole number"),
+    (
+        {"focus": "often"},
+        ValueError,
+        "focus is 'often'; it must be one of none, once, row, plane, surface, or a",
+    ),
+    (
+        {"focus": 0},
+        ValueError,
+        "focus is 0; it must be one of none, once, row, plane, surface, or a whole number",
+    ),
     ({"focus": True}, ValueError, "focus is True; it must be one of"),
     (
         {"focus": "row", "focus_range": 500},
@@ -78,6 +87,19 @@ MONTAGE = [
         "references has gain; the kinds are bright, dark, lens",
     ),
     ({"references": {"dark": 3}}, TypeError, r"references\['dark'\] is 3; it must be a text"),
+    ({"block": 16}, ValueError, "block is 16; it must lie between 1 and 15"),
+    ({"block": 2.0}, TypeError, "block is 2.0; it must be a whole number"),
+    (
+        {"pattern": "blocks", "image_shift": ImageShift(most_shift=0.3)},
+        ValueError,
+        "block is 3, and its corner tiles need an image shift of 0.6.* block must be 1 or less",
+    ),
+    (
+        {"pattern": "blocks", "image_shift": ImageShift(scale=0.01)},
+        ValueError,
+        "block needs scope_image_shift_x from -.* to .* um; it goes from -20 to 20 um",
+    ),
+    ({"image_shift": 3}, TypeError, "image_shift is 3; it must be an ImageShift"),
     ({"gate": object()}, TypeError, "gate is .* which has no advice, failed"),
     ({"max_behind": 0}, ValueError, "max_behind is 0; it must lie between 1 and 100000"),
     ({"sample": 7}, TypeError, "sample is 7; it must be a text or a mapping"),
