@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from threading import RLock
 from typing import Any, Literal
 
@@ -129,8 +130,9 @@ class Flight:
 
 @dataclass(frozen=True)
 class _Row:
-    """A point that is done."""
+    """A point that is done, and the file that has its frame."""
 
+    file: str
     index: int
     x: float
     y: float
@@ -143,10 +145,11 @@ class _Row:
     sharpness: float
 
     @classmethod
-    def read(cls, values: Sequence[float]) -> _Row:
+    def read(cls, file: str, values: Sequence[float]) -> _Row:
         """Read it from a row of Recent_RBV, from the index on."""
         index, x, y, settle, start, end, frame, place, mean, sharpness = map(float, values)
-        return cls(int(index), x, y, settle, start, end, int(frame), int(place), mean, sharpness)
+        whole = int(index), x, y, settle, start, end, int(frame), int(place)
+        return cls(file, *whole, mean, sharpness)
 
 
 class Sequencer(Connectable):
@@ -232,11 +235,12 @@ class Sequencer(Connectable):
         self._load = 0  # the number of the flight
         self._base: dict[str, float] = {}  # of the optics that points add to, by event key
         self._resource: Any = None
+        self._resource_file = ""
         self._file = ""
         self._alive = 0.0
         self._paused = False
         self._told_in_file = 0  # frames of the file that results have told of
-        self._page: list[_Row] = []  # whose stream_datum was just given
+        self._page: dict[str, Any] | None = None  # whose stream_datum was just given
         self.stage_sigs.update([("watchdog", WATCHDOG)])
         self._completion: DeviceOutcome | None = None
         self.recent.subscribe(self._recent_changed, run=False)
@@ -252,21 +256,32 @@ class Sequencer(Connectable):
         -------
         SettingOutcome
             It fails with SettingRefusedError, and the reason, if any point is out of reach.
+
+        Raises
+        ------
+        ValueError
+            If it has no points.
         """
+        if not flight.points:
+            raise ValueError("the flight has no points")
         with self._lock:
+            if self._rows:
+                _log.error("%s: %d points were never collected", self.name, len(self._rows))
             self._rows, self._serial, self._load = [], 0, next(self._loads)
             self._flight = flight
         columns = {
             self.x: [point.x for point in flight.points],
             self.y: [point.y for point in flight.points],
+        }
+        offsets = {  # of which a single value stands for all
             self.focus_offset: [point.focus for point in flight.points],
             self.shift_x: [point.shift_x for point in flight.points],
             self.shift_y: [point.shift_y for point in flight.points],
         }
+        for signal, values in offsets.items():
+            columns[signal] = values if any(values) else [0.0]
         for signal, values in columns.items():
-            signal.put(np.array(values if any(values) else values[:1], float), wait=True)
-        for signal in (self.x, self.y):
-            signal.put(np.array(columns[signal], float), wait=True)
+            signal.put(np.array(values, float), wait=True)
         self.exposure.put(np.array([flight.exposure]), wait=True)
         self.num_points.put(len(flight.points), wait=True)
         return self.load.set(self._load)
@@ -284,6 +299,7 @@ class Sequencer(Connectable):
         if state == "Running":
             outcome.set_finished()
             return outcome
+        self._catch_up()  # what is done already is in the file that is open now
         self._have_file()
         scope = self._needed().scope
         self._base = {
@@ -322,18 +338,29 @@ class Sequencer(Connectable):
         outcome = self._completion = DeviceOutcome(
             self, call_stop_on_failure=False, explain=self._why
         )
-        self._state_changed(value=self.state.get(use_monitor=False))
+        self._state_changed()
         return outcome
 
-    def _state_changed(self, value: str = "", **_: Any) -> None:
-        """End the flight that is waited for, if it is over."""
-        if value in ("Done", "Held"):
-            self._end_completion()
-        elif value == "Fault":
-            point = int(self.failed.get(use_monitor=False))
-            self._end_completion(PointFailedError(point, self._why()))
-        elif value in ("Aborted", "Idle"):
-            self._end_completion(SequencerError(f"{self.name} was aborted: {self._why()}"))
+    def _state_changed(self, **_: Any) -> None:
+        """End the flight that is waited for, if it is over.
+
+        The state is asked for: what a monitor brings may be of before the flight went on.
+        """
+        if self._completion is None:
+            return
+        try:
+            state = self.state.get(use_monitor=False)
+            if state in ("Done", "Held"):
+                self._end_completion()
+            elif state == "Fault":
+                point = int(self.failed.get(use_monitor=False))
+                self._end_completion(PointFailedError(point, self._why()))
+            elif state in ("Aborted", "Idle"):
+                self._end_completion(SequencerError(f"{self.name} was aborted: {self._why()}"))
+            elif state == "Paused" and (why := self._why()):  # nobody who will resume it
+                self._end_completion(SequencerError(f"{self.name} was paused: {why}"))
+        except Exception as error:  # raised here it would end in a log, and the status never
+            self._end_completion(error)
 
     def _end_completion(self, error: Exception | None = None) -> None:
         """Finish what `complete` gave, once, whoever comes first."""
@@ -448,7 +475,7 @@ class Sequencer(Connectable):
             hdf.capture.set(1).wait(COMMAND_TIMEOUT)
         path = str(hdf.full_file_name.get(use_monitor=False))
         if path != self._file:
-            self._file, self._resource = path, None
+            self._file = path
             self._told_in_file = 0
 
     # -- results ----------------------------------------------------------------------------------
@@ -466,7 +493,7 @@ class Sequencer(Connectable):
                 if load == self._load and serial == self._serial + 1:
                     self._serial = serial
                     self._told_in_file += 1
-                    self._rows.append(_Row.read(row[2:]))
+                    self._rows.append(_Row.read(self._file, row[2:]))
                 elif load == self._load and serial > self._serial:
                     self._missed = True
 
@@ -474,12 +501,15 @@ class Sequencer(Connectable):
         """Ask for points that the monitor has not told of, or not yet at the end."""
         if not self._missed and self.state.get() == "Running":
             return
+        if int(self.load.get(use_monitor=False)) != self._load:
+            return  # the flight was refused, or is not loaded yet
         self._missed = False
         count = int(self.done.get(use_monitor=False))
         if count <= self._serial:
             return
-        order = np.atleast_1d(self.order.get())[:count].astype(int)
-        columns = [np.atleast_1d(getattr(self, ARRAYS[key]).get())[order] for key in ROW[3:]]
+        order = _whole(self.order, count).astype(int)
+        points = len(self._needed().points)
+        columns = [_whole(getattr(self, ARRAYS[key]), points)[order] for key in ROW[3:]]
         serials = np.arange(count) + 1
         self._take_in(np.column_stack([np.full(count, self._load), serials, order, *columns]))
 
@@ -520,35 +550,42 @@ class Sequencer(Connectable):
         self._show_life()
         self._catch_up()
         with self._lock:
-            self._page, self._rows = _split(self._rows)
-        if not self._page:
+            rows = _first_run(self._rows)
+        if not rows:
             return
-        if self._resource is None:
+        page = self._make_page(rows)  # first, so that what cannot be read leaves no reference
+        with self._lock:
+            del self._rows[: len(rows)]
+        self._page = page
+        if self._resource is None or rows[0].file != self._resource_file:
+            self._resource_file = rows[0].file
             self._resource = compose_stream_resource(
                 mimetype=MIMETYPE,
-                uri=f"file://localhost/{self._file.lstrip('/')}",
+                uri=f"file://localhost/{rows[0].file.lstrip('/')}",
                 data_key=self._image(),
                 parameters={"dataset": FRAMES, "chunk_shape": (1, *self._frame_shape())},
             )
             yield "stream_resource", self._resource.stream_resource_doc
-        first, last = self._page[0].place, self._page[-1].place
         yield (
             "stream_datum",
             self._resource.compose_stream_datum(
-                indices={"start": first, "stop": last + 1}, seq_nums={"start": 0, "stop": 0}
+                indices={"start": rows[0].place, "stop": rows[-1].place + 1},
+                seq_nums={"start": 0, "stop": 0},
             ),
         )
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
         """Give what is known of the points whose frames were just referred to, as one page."""
-        rows, self._page = self._page, []
-        if not rows:
-            return
+        page, self._page = self._page, None
+        if page is not None:
+            yield page
+
+    def _make_page(self, rows: Sequence[_Row]) -> dict[str, Any]:
         data, timestamps = self._shared_readings(len(rows))
         ends = [row.end for row in rows]
         for key, values in self._readings(rows).items():
             data[key], timestamps[key] = values, ends
-        yield {"data": data, "timestamps": timestamps, "time": ends}
+        return {"data": data, "timestamps": timestamps, "time": ends}
 
     def _shared_readings(self, count: int) -> tuple[dict[str, list[Any]], dict[str, list[float]]]:
         """Read what is the same for all points of a page."""
@@ -609,9 +646,14 @@ class Sequencer(Connectable):
         return self._flight
 
 
-def _split(rows: list[_Row]) -> tuple[list[_Row], list[_Row]]:
-    """Give the rows whose frames follow on each other in the file, and the rest."""
-    count = next(
-        (i for i in range(1, len(rows)) if rows[i].place != rows[i - 1].place + 1), len(rows)
-    )
-    return rows[:count], rows[count:]
+def _whole(signal: EpicsSignalRO, length: int) -> NDArray[Any]:
+    """Read an array whose length is known; pyepics would give as much of it as it gave before."""
+    return np.atleast_1d(signal.get(count=length))
+
+
+def _first_run(rows: list[_Row]) -> list[_Row]:
+    """Give the first rows whose frames follow on each other in one file."""
+    places = [(row.file, row.place) for row in rows]
+    follow = (b == (a[0], a[1] + 1) for a, b in pairwise(places))
+    count = next((i for i, follows in enumerate(follow, start=1) if not follows), len(rows))
+    return rows[:count]

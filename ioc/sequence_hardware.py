@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from math import cos, nan, radians, sin
 from typing import Any, TypeVar
@@ -15,9 +16,16 @@ from typing import Any, TypeVar
 from ioc.camera.cam import Cam
 from ioc.camera.hdf import HdfPlugin
 from ioc.camera.stats import StatsPlugin
-from ioc.drivers.protocol import Axis, DriverError, Frame, Readout, StageReading
+from ioc.drivers.protocol import (
+    Axis,
+    DriverError,
+    DriverTimeoutError,
+    Frame,
+    Readout,
+    StageReading,
+)
 from ioc.microscope import Microscope
-from ioc.sequence import FaultCode, SequenceError, Written
+from ioc.sequence_protocol import FaultCode, SequenceError, Written
 from ioc.stage import Stage
 from ioc.trajectory import travel_time
 
@@ -64,6 +72,7 @@ class SequenceHardware:
         self._base: dict[str, float] = {}
         self._optics: dict[str, float] = {}
         self._target: tuple[float, float] | None = None
+        self._correction = {SHIFT_X: 0.0, SHIFT_Y: 0.0}  # of the stage, by the image shift
         self._readout: Readout | None = None
         self.interlocks = True
         self.rotation, self.scale = 0.0, 1.0
@@ -72,7 +81,7 @@ class SequenceHardware:
 
     @property
     def axes(self) -> tuple[Axis, Axis]:
-        """The axes x and y, with the speed that is set."""
+        """The axes x and y, with their speeds and soft limits as they are set."""
         return self._stage.axis("x"), self._stage.axis("y")
 
     @property
@@ -112,6 +121,7 @@ class SequenceHardware:
         except Exception:
             self._stage.release()
             raise
+        self._hdf.claim(OWNER)
         self._readout = self._camera.readout
         self._base = {
             name: float(self._microscope.value(name))
@@ -124,26 +134,25 @@ class SequenceHardware:
     def release(self) -> None:
         """Bring the optics back to where they were, and let others use stage and camera."""
         try:
-            for name, value in self._base.items():
-                self._set(name, value)
+            self._restore_optics()
         finally:
             self._base = {}
+            with suppress(Exception):  # its own PVs say that it does not answer
+                self._await(self._stage.at_rest())
             self._stage.release()
             self._camera.release()
+            self._hdf.release()
 
-    def check(self) -> None:
-        """Raise SequenceError if there is no light, or the column does not answer."""
-        if not self.interlocks:
-            return
-        if not self._microscope.answers:
-            raise SequenceError(FaultCode.INTERLOCK, "the column does not answer")
-        for name, wanted in LIGHT.items():
-            if name in self._microscope.settings:
-                found = self._microscope.value(name)
-                if found != wanted:
-                    raise SequenceError(
-                        FaultCode.INTERLOCK, f"{name} is {found!r}; it must be {wanted!r} for light"
-                    )
+    def _restore_optics(self) -> None:
+        """Bring back what can be brought back, and raise if some of it cannot."""
+        errors = []
+        for name, value in self._base.items():
+            try:
+                self._set(name, value)
+            except Exception as error:
+                errors.append(f"{name}: {error}")
+        if errors:
+            raise DriverError(", ".join(errors))
 
     def move(self, x: float, y: float) -> float:
         """Set the stage in motion; give the time that it will take, in s; 0 if it is there."""
@@ -157,12 +166,13 @@ class SequenceHardware:
         )
         started = self._stage.worker.wait(partial(self._stage.send, {"x": x, "y": y}))
         self._target = target
+        self._correction = dict.fromkeys(self._correction, 0.0)
         asyncio.run_coroutine_threadsafe(self._stage.follow({"x": x, "y": y}, started), self.loop)
         return max(travel, LEAST_TRAVEL)
 
     def stop(self) -> None:
         """Stop the stage."""
-        self._stage.worker.wait(self._stage.driver.stop, ["x", "y"])
+        self._await(self._stage.stop("x", "y"))
 
     def position(self) -> StageReading:
         """Read the stage."""
@@ -170,28 +180,59 @@ class SequenceHardware:
 
     def set_optics(self, focus: float, shift_x: float, shift_y: float) -> bool:
         """Set what is added to defocus and image shift; tell whether the image shift changed."""
-        added = {FOCUS: focus, SHIFT_X: shift_x, SHIFT_Y: shift_y}
+        added = {
+            FOCUS: focus,
+            SHIFT_X: shift_x + self._correction[SHIFT_X],
+            SHIFT_Y: shift_y + self._correction[SHIFT_Y],
+        }
         changed = False
         for name, base in self._base.items():
             changed |= self._set(name, base + added[name]) and name != FOCUS
         return changed
 
     def shift_by(self, x: float, y: float) -> None:
-        """Move the picture's place by some µm of the stage, beyond what `set_optics` set."""
+        """Move the picture's place by some µm of the stage, as long as that stays there."""
+        if not {SHIFT_X, SHIFT_Y} <= set(self._base):
+            raise DriverError("this column has no image shift, to make up for the stage")
         c, s = cos(radians(self.rotation)), sin(radians(self.rotation))
-        self._set(SHIFT_X, self._optics[SHIFT_X] + (c * x + s * y) / self.scale)
-        self._set(SHIFT_Y, self._optics[SHIFT_Y] + (c * y - s * x) / self.scale)
+        self._correction = {
+            SHIFT_X: (c * x + s * y) / self.scale,
+            SHIFT_Y: (c * y - s * x) / self.scale,
+        }
+        for name, value in self._correction.items():
+            self._set(name, self._optics[name] + value)
 
     def expose(self, exposure: float) -> None:
         """Expose, and return when the light is in."""
+        self._check_light()
         camera = self._camera
         try:
             camera.worker.wait(
                 camera.driver.expose, exposure, self._readout, timeout=exposure + camera.timeout
             )
         except Exception as error:
-            camera.control.submit(camera.driver.abort)  # the sensor must not stay busy
+            with suppress(Exception):  # the sensor must not stay busy
+                camera.control.wait(camera.driver.abort)
             raise SequenceError(FaultCode.CAMERA, str(error)) from error
+        try:
+            self._check_light()
+        except SequenceError:
+            camera.worker.submit(camera.driver.read_frame)  # and nobody wants it
+            raise
+
+    def _check_light(self) -> None:
+        """Raise SequenceError if there is no light, or the column does not answer."""
+        if not self.interlocks:
+            return
+        if not self._microscope.answers:
+            raise SequenceError(FaultCode.INTERLOCK, "the column does not answer")
+        for name, wanted in LIGHT.items():
+            if name in self._microscope.settings:
+                found = self._microscope.value(name)
+                if found != wanted:
+                    raise SequenceError(
+                        FaultCode.INTERLOCK, f"{name} is {found!r}; it must be {wanted!r} for light"
+                    )
 
     def read(self) -> tuple[Future[Frame], Future[Written]]:
         """Have the frame of the last exposure read out and written; wait for neither."""
@@ -245,7 +286,14 @@ class SequenceHardware:
 
     def _await(self, what: Coroutine[Any, Any, T]) -> T:
         """Have the server's loop do something, and wait for it; not to be called there."""
-        return asyncio.run_coroutine_threadsafe(what, self.loop).result(SET_TIMEOUT)
+        made = asyncio.run_coroutine_threadsafe(what, self.loop)
+        try:
+            return made.result(SET_TIMEOUT)
+        except TimeoutError as error:
+            made.cancel()
+            raise DriverTimeoutError(
+                f"{what.__qualname__} did not return within {SET_TIMEOUT:g} s"
+            ) from error
 
 
 def _pass_on(target: Future[T], source: Future[T]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from caproto import AlarmSeverity, AlarmStatus, ChannelData
 from numpy.typing import NDArray
 
 from ioc.records import Group, clear_alarm, raise_alarm, show
-from ioc.sequence import STATES, Sequence
+from ioc.sequence import STATES, Sequence, Status
 from ioc.sequence_hardware import FOCUS, SHIFT_X, SHIFT_Y, SequenceHardware
 from ioc.trajectory import Rules, Trajectory, check, time_left
 
@@ -75,6 +76,7 @@ RESULT_UNITS = {
     "Mean_RBV": "counts",
 }
 STATUS_PERIOD = 0.5  # s between updates of the time that is left
+ABORT_PERIOD = 0.2  # s after which a running exposure is aborted once more
 
 
 class Sequencer(Group):
@@ -106,7 +108,8 @@ class Sequencer(Group):
         self._hardware = hardware
         self._sequence = Sequence(hardware, self._changed, self._done)
         self._rules = Rules()
-        self._resting = asyncio.Event()
+        self._status = self._sequence.status
+        self._told = asyncio.Condition()  # held while a status is shown, so that they keep order
         self._shown = 0.0
         self._loaded = 0
         self._time_left: NDArray[np.float64] = np.zeros(1)
@@ -223,7 +226,7 @@ class Sequencer(Group):
         self._estimate(trajectory)
         await show(self._points, len(trajectory))
         await show(self._recent, [0.0] * len(RECORD), always=True)
-        await self._show()
+        await self._show(self._sequence.status)
 
     def _trajectory(self) -> Trajectory:
         count = int(self._num_points.value)
@@ -268,13 +271,7 @@ class Sequencer(Group):
         self._hardware.interlocks = wanted in ("Enable", 1)
 
     async def _set_hold_after(self, point: int) -> None:
-        sequence = self._sequence
-        if sequence.running and 0 <= point < sequence.index:
-            raise ValueError(
-                f"HoldAfter is {point}; point {sequence.index} is under way: "
-                "name that one or a later one"
-            )
-        sequence.hold_after = int(point)
+        self._sequence.hold(int(point))
 
     async def _start(self) -> None:
         await self._set_out(self._sequence.start)
@@ -290,6 +287,10 @@ class Sequencer(Group):
         self._sequence.skip()
 
     async def _abort(self) -> None:
+        while self._sequence.running:
+            self._sequence.abort()  # an exposure that is only about to begin does not notice
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._until_at_rest(), ABORT_PERIOD)
         self._sequence.abort()
         await self._until_at_rest()
 
@@ -302,11 +303,14 @@ class Sequencer(Group):
         except Exception as error:  # Channel Access tells only the one who wrote
             await show(self._message, str(error))
             raise
-        self._resting.clear()
 
     async def _until_at_rest(self) -> None:
-        if self._sequence.running:
-            await self._resting.wait()
+        """Wait until it rests, and the PVs say so."""
+        sequence = self._sequence
+        async with self._told:
+            await self._told.wait_for(
+                lambda: not sequence.running and self._state.value == sequence.status.state
+            )
 
     # -- what the sequence tells ------------------------------------------------------------------
 
@@ -314,8 +318,8 @@ class Sequencer(Group):
         """Take note of the loop that the PVs live in."""
         self._loop = self._hardware.loop = asyncio.get_running_loop()
 
-    def _changed(self) -> None:
-        self._on_loop(self._show)
+    def _changed(self, status: Status) -> None:
+        self._on_loop(partial(self._show, status))
 
     def _done(self, index: int) -> None:
         results = self._sequence.results
@@ -327,29 +331,32 @@ class Sequencer(Group):
     def _on_loop(self, show_something: Callable[[], Any]) -> None:
         asyncio.run_coroutine_threadsafe(show_something(), self._loop)
 
-    async def _show(self) -> None:
-        """Show where the sequence is."""
+    async def _show(self, status: Status) -> None:
+        """Show a status, and where the sequence is."""
         sequence = self._sequence
-        state = sequence.state
-        await show(self._index, sequence.index)
-        await show(self._failed, sequence.failed)
-        if not sequence.running or time.monotonic() - self._shown > STATUS_PERIOD:
-            self._shown = time.monotonic()
-            left = self._time_left[min(sequence.index, len(self._time_left) - 1)]
-            await show(self._remaining, float(left))
-            await show(self._duration, float(self._time_left[0]))
-        if state == self._state.value and sequence.message == self._message.value:
-            return
-        await self._show_done()  # before the state, so that whoever sees an end has all of it
-        await show(self._message, sequence.message)
-        await show(self._state, state)
-        await show(self._hold_after.readback, sequence.hold_after)
-        if state == "Fault":
+        async with self._told:
+            await show(self._index, sequence.index)
+            if status.state != "Running" or time.monotonic() - self._shown > STATUS_PERIOD:
+                self._shown = time.monotonic()
+                left = self._time_left[min(sequence.index, len(self._time_left) - 1)]
+                await show(self._remaining, float(left))
+                await show(self._duration, float(self._time_left[0]))
+            if status != self._status:
+                self._status = status
+                await self._show_status(status)
+            self._told.notify_all()
+
+    async def _show_status(self, status: Status) -> None:
+        """Show a status; its state last, so that whoever sees that has all that belongs to it."""
+        await self._show_done()
+        await show(self._message, status.message)
+        await show(self._failed, status.failed)
+        await show(self._hold_after.readback, self._sequence.hold_after)
+        if status.state == "Fault":
             await raise_alarm([self._state], AlarmStatus.STATE, AlarmSeverity.MAJOR_ALARM)
         else:
             await clear_alarm([self._state])
-        if not sequence.running:
-            self._resting.set()
+        await show(self._state, status.state)
 
     async def _show_done(self) -> None:
         """Show the points that were done since last."""

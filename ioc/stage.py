@@ -23,6 +23,7 @@ from ioc.worker import Worker
 
 MOVING_PERIOD = 1 / 80  # s; 50 Hz are asked for in motion, and a busy machine is late at times
 IDLE_PERIOD = 0.5  # s
+REST_POLL = 0.002  # s between looks whether everything has come to rest
 STALL_TIME = 3.0  # s without a change of position until an axis in motion counts as stalled
 
 logger = logging.getLogger(__name__)
@@ -160,13 +161,13 @@ class Motor:
 
     async def _put_stop(self, field: ChannelData, value: int) -> Any:
         if value:
-            await self._stage.stop(self)
+            await self._stage.stop(self.name)
         raise SkipWrite
 
     async def _put_mode(self, field: ChannelData, value: Any) -> Any:
         mode = value if isinstance(value, str) else field.enum_strings[value]
         if mode in ("Stop", "Pause"):
-            await self._stage.stop(self)
+            await self._stage.stop(self.name)
         return value
 
     async def _put_dial(self, field: ChannelData, value: float) -> Any:
@@ -288,6 +289,7 @@ class Stage(Group):
         self._wake = asyncio.Event()
         self._answers = True
         self._claim = ""
+        self._following = asyncio.Lock()
         self._aperture_started: float | None = None
         self._aperture_done = asyncio.Event()
         reading = driver.read()
@@ -349,9 +351,14 @@ class Stage(Group):
         self._claim = ""
 
     def axis(self, name: str) -> Axis:
-        """Give an axis with the speed that is set."""
+        """Give an axis with the speed and the soft limits that are set."""
         motor = self.motors[name]
-        return replace(motor.axis, speed=float(motor.fields.velocity.value))
+        return replace(
+            motor.axis,
+            speed=float(motor.fields.velocity.value),
+            low=float(motor.target.lower_ctrl_limit),
+            high=float(motor.target.upper_ctrl_limit),
+        )
 
     def last_position(self, name: str) -> float:
         """Give where an axis was when it was read last."""
@@ -364,24 +371,36 @@ class Stage(Group):
 
     async def follow(self, targets: Mapping[str, float], started: float) -> None:
         """Show a motion that `send` began, until it ends."""
-        for name, target in targets.items():
-            motor = self.motors[name]
-            if abs(target - motor.target.value) < motor.deadband and not motor.moving:
-                continue  # an axis that stays where it is
-            await motor.begin(target, started)
+        async with self._following:  # one after the other, so that the last target is shown last
+            for name, target in targets.items():
+                motor = self.motors[name]
+                if abs(target - motor.target.value) < motor.deadband and not motor.moving:
+                    continue  # an axis that stays where it is
+                await motor.begin(target, started)
         self.wake()
 
-    async def stop(self, motor: Motor) -> None:
-        """Stop one axis."""
-        motor.stopped = motor.moving
-        await self.worker.call(self.driver.stop, [motor.name])
+    async def at_rest(self) -> None:
+        """Wait until the PVs show that nothing moves."""
+        async with self._following:  # what was sent is shown as motion by then
+            while self._in_motion:
+                self.wake()
+                await asyncio.sleep(REST_POLL)
+
+    async def stop(self, *names: str) -> None:
+        """Stop some axes."""
+        self._expect_stop(*names)
+        await self.worker.call(self.driver.stop, names)
         self.wake()
 
     async def _stop_all(self) -> None:
-        for motor in self.motors.values():
-            motor.stopped = motor.moving
+        self._expect_stop(*self.motors)
         await self.worker.call(self.driver.stop)
         self.wake()
+
+    def _expect_stop(self, *names: str) -> None:
+        for name in names:
+            motor = self.motors[name]
+            motor.stopped = motor.moving
 
     async def _go_to_aperture(self, number: int) -> int:
         def go() -> float:

@@ -55,7 +55,7 @@ class Results:
     x, y : ndarray of float64
         Where the stage stood, in µm.
     settle : ndarray of float64
-        From the start of the move to the start of the exposure, in s.
+        From the start of the move until the stage stood still long enough, in s.
     start, end : ndarray of float64
         Of the exposure, in unix time.
     frame, place : ndarray of int32

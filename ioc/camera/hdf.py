@@ -73,6 +73,7 @@ class HdfPlugin(Plugin):
         self._buffer: list[Frame] = []
         self._last: Frame | None = None
         self._failure = ""
+        self._claim = ""
         self._readout = Readout(1, pixel_type, (0, 0, *shape))
         self._add_pvs()
 
@@ -157,7 +158,17 @@ class HdfPlugin(Plugin):
         if self._file is not None:
             raise ValueError("HDF1 is capturing: write Capture=0 first")
 
+    def claim(self, why: str) -> None:
+        """Let nobody begin or end a capture from now on; they are told why."""
+        self._claim = why
+
+    def release(self) -> None:
+        """Let others begin and end captures again."""
+        self._claim = ""
+
     async def _set_capture(self, wanted: Any) -> str | None:
+        if self._claim:
+            raise ValueError(self._claim)
         self._failure = ""
         await clear_alarm([self._status])
         if self.capture.setpoint.enum_strings.index(self._label(wanted)) == 0:
