@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from processing.solve.apart import PlaceApart
 from processing.solve.least_squares import LeastSquares, components, lengths, misfits
-from processing.solve.loops import Loops, between_many, find_loops, grow, join
+from processing.solve.loops import Loops, between_many, contract, drop_inner, find_loops, grow, join
 
 LEAST_SCALE = 0.15  # the least standard deviation that right matches are taken to have, in px
 LEAST_NOISE = 0.02  # the least while there are others that are surer, in px
@@ -223,7 +223,7 @@ class _Sets:
         self._now = np.arange(self._count)  # what has become of each set that there was first
         self._moves = np.zeros((self._count, 2))
         self._index = np.arange(len(matches))
-        self._ends, self._limits = first[matches.ends], limits
+        self._ends, self._limits = first[matches.ends], limits.copy()
         self._gaps = misfits(matches.ends, fit.positions, matches.offsets)
         self._drop_inner()
 
@@ -257,19 +257,16 @@ class _Sets:
         self, taken: NDArray[np.bool_], root: NDArray[np.int64], shift: NDArray[np.float64]
     ) -> None:
         self.picked[self._index[taken]] = True
-        self._gaps = self._gaps - shift[self._ends[:, 1]] + shift[self._ends[:, 0]]
         self._moves += shift[self._now]
-        kept, number = np.unique(root, return_inverse=True)
-        self._now, self._ends, self._count = number[self._now], number[self._ends], len(kept)
+        number, self._count = contract(self._ends, self._gaps, root, shift)
+        self._now = number[self._now]
         self._drop_inner()
 
     def _drop_inner(self) -> None:
         """Pick the matches within a set that fit; those within a set tie nothing any more."""
-        inner = self._ends[:, 0] == self._ends[:, 1]
-        fitting = inner & (lengths(self._gaps) <= self._limits)
-        self.picked[self._index[fitting]] = True
-        self._index, self._ends = self._index[~inner], self._ends[~inner]
-        self._gaps, self._limits = self._gaps[~inner], self._limits[~inner]
+        count = drop_inner(self._index, self._ends, self._gaps, self._limits, self.picked)
+        self._index, self._ends = self._index[:count], self._ends[:count]
+        self._gaps, self._limits = self._gaps[:count], self._limits[:count]
 
 
 def _tie_by_stage(

@@ -51,6 +51,7 @@ class LeastSquares:
             normal.tocsc(),
             permc_spec="MMD_AT_PLUS_A",
             diag_pivot_thresh=0.0,
+            panel_size=1,  # columns are short: wider panels take a third longer
             options={"SymmetricMode": True},
         )
 

@@ -107,7 +107,8 @@ def find_loops(
     Loops
     """
     table = Incidence.of(n_nodes, ends)
-    by_rank = np.argsort(np.diff(table.first), kind="stable")
+    degree = np.diff(table.first)
+    by_rank = _sorted_by(np.arange(n_nodes), degree, int(degree.max(initial=0)) + 1)
     columns = table.first, table.match, table.other, table.sign
     members, gaps, seen = _search(columns, by_rank, offsets, reach, longest)
     return Loops(members, np.hypot(gaps[:, 0], gaps[:, 1]), seen)
@@ -134,11 +135,26 @@ class Incidence:
     @classmethod
     def of(cls, n_nodes: int, ends: NDArray[np.intp]) -> Incidence:
         """Make the table for matches between nodes (a, b), shape (m, 2)."""
-        flat = ends.ravel()
-        order = np.argsort(flat, kind="stable")
-        first = np.concatenate([[0], np.cumsum(np.bincount(flat, minlength=n_nodes))])
-        sign = np.where(order % 2 == 0, 1.0, -1.0)
-        return cls(first, order // 2, flat[order ^ 1], sign)
+        return cls(*_incidence(ends, n_nodes))
+
+
+@njit(nogil=True, cache=True)
+def _incidence(ends, n_nodes):  # type: ignore[no-untyped-def]
+    first = np.zeros(n_nodes + 1, np.int64)
+    for match in range(len(ends)):
+        for end in range(2):
+            first[ends[match, end] + 1] += 1
+    for node in range(n_nodes):
+        first[node + 1] += first[node]
+    matches, others = np.empty(2 * len(ends), np.int64), np.empty(2 * len(ends), np.int64)
+    signs, free = np.empty(2 * len(ends)), first[:-1].copy()
+    for match in range(len(ends)):
+        for end in range(2):
+            place = free[ends[match, end]]
+            matches[place], others[place] = match, ends[match, 1 - end]
+            signs[place] = 1.0 - 2.0 * end
+            free[ends[match, end]] += 1
+    return first, matches, others, signs
 
 
 @njit(nogil=True, cache=True)
@@ -397,6 +413,73 @@ def join(loops, ends, offsets, limits, n_nodes):  # type: ignore[no-untyped-def]
                 taken[match] = np.hypot(row, column) <= limits[match]
     _flatten(root, shift)
     return taken, root, shift
+
+
+@njit(nogil=True, cache=True)
+def contract(ends, gaps, root, shift):  # type: ignore[no-untyped-def]
+    """Make one node of those that are tied together; the matches are changed in place.
+
+    Parameters
+    ----------
+    ends : ndarray of int, shape (m, 2)
+        Nodes (a, b) of each match; in the end, the new ones.
+    gaps : ndarray of float64, shape (m, 2)
+        How far b is from where the match has it from a, in px; in the end, once all have moved.
+    root : ndarray of int64, shape (n_nodes,)
+    shift : ndarray of float64, shape (n_nodes, 2)
+        As `join` gives them.
+
+    Returns
+    -------
+    number : ndarray of int64, shape (n_nodes,)
+        What each node is now.
+    count : int
+        How many there are now.
+    """
+    number, count = np.empty_like(root), 0
+    for node in range(len(root)):
+        if root[node] == node:
+            number[node] = count
+            count += 1
+    for node in range(len(root)):
+        number[node] = number[root[node]]
+    for match in range(len(ends)):
+        a, b = ends[match]
+        gaps[match, 0] += shift[a, 0] - shift[b, 0]
+        gaps[match, 1] += shift[a, 1] - shift[b, 1]
+        ends[match, 0], ends[match, 1] = number[a], number[b]
+    return number, count
+
+
+@njit(nogil=True, cache=True)
+def drop_inner(index, ends, gaps, limits, fitting):  # type: ignore[no-untyped-def]
+    """Move the matches between two nodes to the front of their arrays, in place.
+
+    Parameters
+    ----------
+    index : ndarray of int64, shape (m,)
+        What each match is called.
+    ends : ndarray of int, shape (m, 2)
+    gaps : ndarray of float64, shape (m, 2)
+    limits : ndarray of float64, shape (m,)
+    fitting : ndarray of bool
+        By names; made true of those within one node whose gap is within their limit.
+
+    Returns
+    -------
+    int
+        How many there are.
+    """
+    count = 0
+    for match in range(len(index)):
+        if ends[match, 0] != ends[match, 1]:
+            index[count], limits[count] = index[match], limits[match]
+            for k in range(2):
+                ends[count, k], gaps[count, k] = ends[match, k], gaps[match, k]
+            count += 1
+        elif np.hypot(gaps[match, 0], gaps[match, 1]) <= limits[match]:
+            fitting[index[match]] = True
+    return count
 
 
 @njit(nogil=True, cache=True)
