@@ -18,11 +18,11 @@ from typing import Any
 from callbacks.by_run import ByRun
 from callbacks.documents import Publish
 from callbacks.folders import DataFolders
-from callbacks.growing_montage import warm_up
 from callbacks.jobs import Job, Priority
 from callbacks.montage_run import MontageRun
 from callbacks.tile_jobs import ProcessorSettings
 from processing.quality import Thresholds
+from processing.solve import warm_up
 
 logger = logging.getLogger(__name__)
 

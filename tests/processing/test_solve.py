@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.extending import is_jitted
 
 from processing.matching import Match
-from processing.solve import solve, solve_matches, well_connected
+from processing.solve import (
+    IncrementalSolver,
+    least_squares,
+    loops,
+    solve,
+    solve_matches,
+    warm_up,
+    well_connected,
+)
 
 PITCH = 922.0
 
@@ -291,6 +300,26 @@ def test_ten_thousand_tiles_are_soon_solved(bad):
     started = time.thread_time()
     solve(nominal, pairs, offsets, sd)
     assert time.thread_time() - started < 1.0  # 0.06 to 0.1 s on a quiet machine
+
+
+def test_after_a_warm_up_nothing_is_compiled():
+    """Whether matches are right or wrong, few or many, and however the arrays lie in memory."""
+    warm_up()
+    compiled = [f for m in (loops, least_squares) for f in vars(m).values() if is_jitted(f)]
+    before = [len(function.signatures) for function in compiled]
+    assert sum(before) >= 10
+    for bad in (0.0, 0.25):
+        nominal, _, pairs, offsets, _ = montage(9, 9, bad=bad)
+        pairs.flags.writeable = offsets.flags.writeable = False
+        solve(nominal, pairs[:, ::-1], -offsets[::-1][::-1])
+        solver = IncrementalSolver()
+        for tile, place in enumerate(nominal):
+            solver.add_tile(tile, place)
+        for (a, b), (down, across) in zip(pairs.tolist(), offsets.tolist(), strict=True):
+            solver.add_match(a, b, down, across)
+        solver.update()
+    solve([(0.0, 0.0)], [], [])
+    assert [len(function.signatures) for function in compiled] == before
 
 
 @pytest.mark.parametrize(
