@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from processing.solve.bridges import on_loops
 from processing.solve.consistent import Matches, pick_consistent
 from processing.solve.least_squares import LeastSquares, components, lengths, misfits
-from processing.solve.loops import on_loops
 from processing.solve.translation import LEAST_SD, Solution, solve
 
 REACH = 6  # how many matches away from a change tiles are solved again

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from processing.matching import Match
 from processing.solve.apart import StagePrediction
+from processing.solve.bridges import on_loops
 from processing.solve.consistent import Fit, Matches, pick_consistent
 from processing.solve.least_squares import components, incident_sum, misfits
-from processing.solve.loops import on_loops
 
 # A match is never trusted to be better than this, in px: tiles are distorted, so neighbours that
 # were measured to 0.01 px still disagree by more round a loop of four.
