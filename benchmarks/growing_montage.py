@@ -138,7 +138,9 @@ def measure(quick: bool) -> Iterator[Result]:
     }
     for name, case in cases.items():
         whole = best(case.solve, 3)
-        times, positions = grow(case)
+        # The same updates twice: what takes long only once is not the solver's, but the machine's.
+        first, positions = grow(case)
+        times = first if quick else np.minimum(first, grow(case)[0])
         for label, value in zip(
             ("median", "95 %", "99.9 %", "longest"),
             np.percentile(times, [50, 95, 99.9, 100]),
