@@ -417,7 +417,7 @@ class IncrementalSolver:
 def warm_up() -> None:
     """Compile all that solving needs, so that no montage waits for it.
 
-    What is compiled is kept on disk: this takes half a minute once, and a second after that.
+    What is compiled is kept on disk: this takes 15 s once, and a second after that.
     """
     side = 6
     index = np.arange(side**2).reshape(side, side)

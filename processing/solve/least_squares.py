@@ -181,7 +181,9 @@ def _inverse_diagonal(first, rows, lower, pivots):  # type: ignore[no-untyped-de
     n = len(pivots)
     inverse, diagonal = np.zeros(len(rows)), np.empty(n)
     place = np.full(n, -1)  # of each row in the block
-    most = np.diff(first).max()
+    most = 0
+    for column in range(n):
+        most = max(most, first[column + 1] - first[column])
     block, values = np.empty((most, most)), np.empty(most)
     column = n - 1
     while column >= 0:
@@ -192,24 +194,28 @@ def _inverse_diagonal(first, rows, lower, pivots):  # type: ignore[no-untyped-de
         _gather(block, below, place, (first, rows), (inverse, diagonal))
         while True:
             start, stop = first[column] + 1, first[column + 1]
-            values[:size] = 0.0
+            for k in range(size):
+                values[k] = 0.0
             for p in range(start, stop):
-                line = block[place[rows[p]]]
+                known = place[rows[p]]
                 for k in range(size):
-                    values[k] -= lower[p] * line[k]
+                    values[k] -= lower[p] * block[known, k]
             diagonal[column] = 1 / pivots[column]
             for p in range(start, stop):
                 inverse[p] = values[place[rows[p]]]
                 diagonal[column] -= lower[p] * inverse[p]
             place[column] = size
             above = rows[first[max(column - 1, 0)] + 1 : first[column]]
-            if len(above) != size + 1 or place[above].min() < 0:
+            if not _fill(above, place, size + 1):
                 break
-            block[size, :size] = block[:size, size] = values[:size]
+            for k in range(size):
+                block[size, k] = block[k, size] = values[k]
             block[size, size] = diagonal[column]
             size, column = size + 1, column - 1
-        place[below] = -1
-        place[column : last + 1] = -1
+        for row in below:
+            place[row] = -1
+        for row in range(column, last + 1):
+            place[row] = -1
         column -= 1
     return diagonal
 
@@ -218,7 +224,9 @@ def _inverse_diagonal(first, rows, lower, pivots):  # type: ignore[no-untyped-de
 def _gather(block, below, place, structure, known):  # type: ignore[no-untyped-def]
     """Fill a block with what is known of the inverse at some rows, each at its place."""
     (first, rows), (inverse, diagonal) = structure, known
-    block[: len(below), : len(below)] = 0.0
+    for k in range(len(below)):
+        for other in range(len(below)):
+            block[k, other] = 0.0
     for k in range(len(below)):
         row = below[k]
         block[k, k] = diagonal[row]
@@ -226,3 +234,12 @@ def _gather(block, below, place, structure, known):  # type: ignore[no-untyped-d
             other = place[rows[q]]
             if other >= 0:
                 block[k, other] = block[other, k] = inverse[q]
+
+
+@njit(nogil=True, cache=True)
+def _fill(some, place, count):  # type: ignore[no-untyped-def]
+    """Tell whether rows are all that have a place, so many."""
+    placed = 0
+    for row in some:
+        placed += place[row] >= 0
+    return placed == count == len(some)
