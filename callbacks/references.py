@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.documents import ProcessedRun, Publish, StoredArray, integer, number
-from callbacks.folders import await_files
+from callbacks.folders import await_files, whole_file
 from callbacks.frame_runs import FrameRunProcessor
 from callbacks.frames import FrameError, FrameReference, LocatedEvent, read_frame
 from processing.flatfield import References, make_references
@@ -168,15 +168,9 @@ def write_average(
     -------
     StoredArray
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    try:
-        with h5py.File(unfinished, "w", libver="latest") as file:
-            stack = file.create_dataset(AVERAGE, data=average[np.newaxis].astype(np.float32))
-            stack.attrs.update(attributes)
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, h5py.File(unfinished, "w", libver="latest") as file:
+        stack = file.create_dataset(AVERAGE, data=average[np.newaxis].astype(np.float32))
+        stack.attrs.update(attributes)
     return StoredArray(AVERAGE, str(path), f"/{AVERAGE}", average.shape, "<f4", average.shape)
 
 

@@ -23,6 +23,7 @@ from callbacks.montage_run import MontageRun
 from callbacks.tile_jobs import ProcessorSettings
 from callbacks.warm_up import warm_up_solver
 from processing.quality import Thresholds
+from processing.solve import warm_up
 
 logger = logging.getLogger(__name__)
 
