@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ioc.camera.compression import Compression, compress, dataset_options
 from ioc.drivers.protocol import Frame
 
 DATA = "/entry/data/data"
@@ -37,6 +38,8 @@ class FrameFile:
         (height, width) of the frames, in px.
     dtype : dtype
         Of the pixels.
+    compression : {"None", "Blosc"}
+        Of each frame; see `ioc.camera.compression`.
 
     Raises
     ------
@@ -49,10 +52,12 @@ class FrameFile:
         path: Path,
         shape: tuple[int, int],
         dtype: np.dtype,
+        compression: Compression = "None",
     ) -> None:
         self.path = path
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
+        self.compression: Compression = compression
         self.count = 0
         if path.exists():  # h5py would see it too, but says so without the type of the error
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -81,6 +86,7 @@ class FrameFile:
             self.dtype,
             maxshape=(None, *self.shape),
             chunks=(1, *self.shape),
+            **dataset_options(self.compression),
         ).id
         self._ids = _Numbers(file, UNIQUE_ID, "i4")
         self._times = _Numbers(file, TIME_STAMP, "f8")
@@ -108,7 +114,9 @@ class FrameFile:
         chunk = np.ascontiguousarray(data)
         index = self.count
         self._data.set_extent((index + 1, *self.shape))
-        self._data.write_direct_chunk((index, 0, 0), chunk)
+        self._data.write_direct_chunk(
+            (index, 0, 0), chunk if self.compression == "None" else compress(chunk)
+        )
         # Readers take the frame's number last, so it is shown last: who sees it has the frame.
         self._data.flush()
         self._times.write(index, frame.timestamp)

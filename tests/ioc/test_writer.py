@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from tiled.adapters.hdf5 import HDF5ArrayAdapter
 
+from ioc.camera.compression import COMPRESSIONS
 from ioc.camera.writer import DATA, NUMBERS, TIME_STAMP, UNIQUE_ID, FrameFile
 from ioc.drivers.protocol import Frame
 from tests.support import REPOSITORY
@@ -72,14 +74,41 @@ def test_goes_on_from_chunk_to_chunk_of_the_numbers(tmp_path):
         np.testing.assert_array_equal(read[DATA][:, 1, 1], expected)
 
 
-def test_each_frame_can_be_read_as_soon_as_it_is_written(tmp_path):
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_each_frame_can_be_read_as_soon_as_it_is_written(tmp_path, compression):
     rng = np.random.default_rng(3)
     path = tmp_path / "frames.h5"
-    with closing(FrameFile(path, SHAPE, np.dtype("u2"))) as file:
+    with closing(FrameFile(path, SHAPE, np.dtype("u2"), compression)) as file:
         for number in (7, 8, 10):
             data = rng.integers(0, 4096, SHAPE, np.uint16)
             file.append(Frame(data, number, 0.0))
             np.testing.assert_array_equal(read_elsewhere(path, number), data)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_tiled_reads_the_frames(tmp_path, compression):
+    data = np.random.default_rng(3).integers(0, 4096, SHAPE, np.uint16)
+    path = tmp_path / "frames.h5"
+    with closing(FrameFile(path, SHAPE, np.dtype("u2"), compression)) as file:
+        file.append(Frame(data, 1, 0.0))
+    adapter = HDF5ArrayAdapter.from_uris(path.as_uri(), dataset=DATA)
+    np.testing.assert_array_equal(np.squeeze(adapter.read()), data)
+
+
+def test_compresses_what_can_be_compressed_and_no_other(tmp_path):
+    sizes = {}
+    for compression in COMPRESSIONS:
+        rng = np.random.default_rng(3)
+        path = tmp_path / f"{compression}.h5"
+        with closing(FrameFile(path, (256, 256), np.dtype("u2"), compression)) as file:
+            file.append(Frame(rng.integers(0, 4096, (256, 256), np.uint16), 1, 0.0))
+            file.append(Frame(rng.integers(0, 65536, (256, 256), np.uint16), 2, 0.0))
+        with h5py.File(path) as read:
+            sizes[compression] = [read[DATA].id.get_chunk_info(i).size for i in range(2)]
+    assert sizes["None"] == [131072, 131072]
+    twelve_bits, noise = sizes["Blosc"]
+    assert 0.75 * 131072 < twelve_bits < 0.77 * 131072
+    assert 131072 < noise <= 131072 + 64
 
 
 def test_frames_that_are_not_contiguous(file):
