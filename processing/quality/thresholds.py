@@ -72,7 +72,7 @@ class Thresholds:
     most_beam_edge: float = 0.05
     most_obstructed: float = 0.05
     least_focus: float = 0.02
-    least_focus_neighbour: float = 0.55
+    least_focus_neighbour: float = 0.65
     least_focus_relative: float = 0.6
     most_astigmatism: float = 0.2
     most_drift: float = 2.0
