@@ -24,8 +24,7 @@ SEMI_ANGLE = 1.0  # mrad: of the microscope's illumination, which makes the blur
 BEST_FOCUS = -3.2  # setting of the column that focuses the middle of the section, in µm
 FULL_SCALE = 65535.0  # counts
 PLAY = 0.3  # µm that the stage is sent too far and back, to leave its play behind
-ELSEWHERE = (37.0, 29.0)  # µm from its place, where a tile shows something else
-ASTIGMATIC_RUN = 4  # tiles in a row: a lens does not change from one to the next
+ELSEWHERE = 47.0  # µm from its place, in any direction, where a tile shows something else
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
     named.OUT_OF_FOCUS: (0.35, 0.5, 0.7, 1.0, 1.5),
@@ -43,6 +42,24 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
 exposure. Dim: the exposure relative to the others'. Saturated: what an empty place would count,
 relative to full scale. Beam's edge and obstruction: share of the tile. Offset: px from the nominal
 place."""
+
+STATED = {
+    named.OUT_OF_FOCUS: 0.7,
+    named.ASTIGMATIC: 0.7,
+    named.DRIFTED: 3.0,
+    named.DIM: 0.4,
+    named.SATURATED: 2.0,
+    named.BEAM_EDGE: 0.1,
+    named.OBSTRUCTED: 0.1,
+    named.NO_MATCH: 1.0,
+    named.OFFSET_BEYOND_LIMIT: 150.0,
+}
+"""From these strengths on a fault must be found; weaker ones are told beside."""
+
+LESS_IS_STRONGER = frozenset({named.DIM})
+STATED_RUNS, WEAKER_RUNS = 4, 1  # of each kind in a montage
+# A lens does not change from one tile to the next: so many in a row have it, and half the runs do.
+LASTING = {named.ASTIGMATIC: 4}
 
 
 @dataclass(frozen=True)
@@ -164,7 +181,8 @@ class FaultyMicroscope:
             self._go({"x": x, "y": y})
             self._specimen.bars = (self._bar(strength),)
         elif fault.name == named.NO_MATCH:
-            x, y = x + ELSEWHERE[0], y + ELSEWHERE[1]
+            turn = self._rng.uniform(0, 2 * np.pi)
+            x, y = x + ELSEWHERE * cos(turn), y + ELSEWHERE * sin(turn)
         elif fault.name == named.OFFSET_BEYOND_LIMIT:
             off = sign * strength * np.roll((1.0, 0.0), self._rng.integers(2))
             x, y = np.array([x, y]) + self.geometry.stage_vector(off)
@@ -237,33 +255,43 @@ class FaultyMicroscope:
         )
 
 
-def choose_faults(n: int, share: float, rng: np.random.Generator) -> list[Injected]:
-    """Choose which tiles of a montage get which fault: every kind and strength as often.
+def choose_faults(n: int, rng: np.random.Generator) -> list[Injected]:
+    """Choose which tiles of a montage get which fault, at random and independent of each other.
 
     Parameters
     ----------
     n : int
         Tiles.
-    share : float
-        Of them that get one.
     rng : numpy.random.Generator
 
     Returns
     -------
     list of Injected, length n
+
+    Raises
+    ------
+    ValueError
+        If the montage has no room for all kinds.
     """
-    kinds = [Injected(name, size) for name, sizes in STRENGTHS.items() for size in sizes]
-    once = [fault for fault in kinds for _ in range(1 if fault.name == named.ASTIGMATIC else 3)]
-    faults = [Injected()] * n
-    if not share:
-        return faults
-    order = [once[i] for _ in range(10) for i in rng.permutation(len(once))]
-    gap, index = (1 - share) / share, 0
-    for fault in order:
-        index += 1 + int(rng.uniform(0.5, 1.5) * gap)
-        length = ASTIGMATIC_RUN if fault.name == named.ASTIGMATIC else 1
-        if index + length > n:
-            break
-        faults[index : index + length] = [fault] * length
-        index += length
-    return faults
+    runs = [run for name in STRENGTHS for run in _runs(name, rng)]
+    n_good = n - sum(map(len, runs))
+    if n_good < 0:
+        raise ValueError(f"{n} tiles are too few: {n - n_good} are to have a fault")
+    runs += [[Injected()]] * n_good
+    return [fault for i in rng.permutation(len(runs)) for fault in runs[i]]
+
+
+def is_stated(fault: Injected) -> bool:
+    """Tell whether a fault is so strong that it must be found."""
+    least = STATED[fault.name]
+    return fault.strength <= least if fault.name in LESS_IS_STRONGER else fault.strength >= least
+
+
+def _runs(name: str, rng: np.random.Generator) -> Iterator[list[Injected]]:
+    """Give the tiles in a row that have the faults of one kind in a montage."""
+    every = [Injected(name, strength) for strength in STRENGTHS[name]]
+    length = LASTING.get(name, 1)
+    for stated, n in ((True, STATED_RUNS), (False, WEAKER_RUNS)):
+        kinds = [fault for fault in every if is_stated(fault) == stated]
+        for _ in range(n if length == 1 else (n + 1) // 2) if kinds else ():
+            yield [kinds[rng.integers(len(kinds))]] * length

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import spsolve
 
 from benchmarks._report import Result, best, run
-from processing.solve import IncrementalSolver, Solution, solve, well_connected
+from processing.solve import IncrementalSolver, Solution, solve, warm_up, well_connected
 
 PITCH = 922.0  # px
 STAGE_ERROR = 100.0  # px, evenly, along each axis
@@ -116,7 +116,7 @@ def grow(case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def measure(quick: bool) -> Iterator[Result]:
     """Measure whole montages, then growing ones."""
-    grow(Case.draw(6, wrong=0.25))  # compiles
+    warm_up()
     side = 40 if quick else 100
     for wrong in (0.0, 0.02, 0.25):
         case = Case.draw(side, wrong)
@@ -138,7 +138,9 @@ def measure(quick: bool) -> Iterator[Result]:
     }
     for name, case in cases.items():
         whole = best(case.solve, 3)
-        times, positions = grow(case)
+        # The same updates twice: what takes long only once is not the solver's, but the machine's.
+        first, positions = grow(case)
+        times = first if quick else np.minimum(first, grow(case)[0])
         for label, value in zip(
             ("median", "95 %", "99.9 %", "longest"),
             np.percentile(times, [50, 95, 99.9, 100]),

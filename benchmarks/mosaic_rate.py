@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -111,11 +111,6 @@ def crop_time(path: Path) -> float:
     return min(times)
 
 
-def best(action: Callable[[], float], repeats: int) -> float:
-    """Give the least of some repeats."""
-    return min(action() for _ in range(repeats))
-
-
 def measure(quick: bool) -> Iterator[Result]:
     """Measure tiles of 2048² and, unless quick, of 3840²."""
     cases = [(2048, 5, 5)] if quick else [(2048, 7, 7), (3840, 4, 4)]
@@ -138,8 +133,8 @@ def measure_case(
     drop_mosaic(plan)
     megabytes = 2 * sum(pixels) / 1e6
     name = f"{rows} × {columns} tiles of {side}²"
-    written = best(lambda: raw_write(folder / "raw", 2 * sum(pixels)), repeats)
-    work = best(lambda: core_time(task), repeats + 1)  # the first one compiles
+    written = min(raw_write(folder / "raw", 2 * sum(pixels)) for _ in range(repeats))
+    work = min(core_time(task) for _ in range(repeats + 1))  # the first one compiles
     size = sum(file.stat().st_size for file in task.path.rglob("*") if file.is_file()) / 1e6
     yield Result(
         f"{name}: all levels, of one core",
@@ -153,7 +148,7 @@ def measure_case(
     yield Result(f"{name}: mosaic", pixels[0] / 1e6 / work, "Mpx/s of a core")
     yield Result(f"{name}: on disk", size, "MB", "uncompressed", megabytes)
     rate = {
-        workers: pixels[0] / 1e6 / best(lambda w=workers: wall_time(task, w), repeats)
+        workers: pixels[0] / 1e6 / min(wall_time(task, workers) for _ in range(repeats))
         for workers in (1, min(2, os.cpu_count() or 1))
     }
     yield Result(f"{name}: blocks on one worker", rate[1], "Mpx/s")

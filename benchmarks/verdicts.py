@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy.stats import binomtest
 
-from benchmarks._faults import FaultyMicroscope, Injected, Shot, choose_faults
+from benchmarks._faults import (
+    LESS_IS_STRONGER,
+    STATED,
+    FaultyMicroscope,
+    Injected,
+    Shot,
+    choose_faults,
+    is_stated,
+)
 from benchmarks._report import Result, run
 from processing.chain import StepSettings, TileState, make_chain
 from processing.flatfield import References
@@ -27,23 +38,12 @@ from simulation.specimen.files import load_micrograph
 
 STEPS = tuple(map(StepSettings, ("flip", "flat_field", "statistics", "focus", "light", "match")))
 SIDE = 512  # px of a tile
+TILES = 13  # along each side of a montage
 OVERLAP = 20.0  # %
-SHARE = 0.4  # of the tiles that get a fault
 # A tile of 512 px is too small for the offset that one of 4096 px may have; the virtual stage is
-# up to 150 nm off between neighbours.
-MOST_OFFSET, SEARCHED = (60.0, 200.0), 220.0  # px, or nm if that is more; px
-# From these strengths on a fault must be found; weaker ones are told beside.
-STATED = {
-    named.OUT_OF_FOCUS: 0.7,
-    named.ASTIGMATIC: 0.7,
-    named.DRIFTED: 3.0,
-    named.DIM: 0.4,
-    named.SATURATED: 2.0,
-    named.BEAM_EDGE: 0.1,
-    named.OBSTRUCTED: 0.1,
-    named.NO_MATCH: 1.0,
-    named.OFFSET_BEYOND_LIMIT: 150.0,
-}
+# up to 260 nm off between neighbours.
+MOST_OFFSET, SEARCHED = (75.0, 200.0), 220.0  # px, or nm if that is more; px
+MIDDLE = 28.0  # µm from a section's middle, within which montages have theirs
 UNITS = {
     named.OUT_OF_FOCUS: "px blur",
     named.ASTIGMATIC: "px blur",
@@ -60,28 +60,38 @@ LEAST_RECALL, MOST_FALSE = 95.0, 2.0  # %
 
 @dataclass(frozen=True)
 class Case:
-    """A montage: where it lies, how it is taken."""
+    """A way to take montages: how many, how, whether with faults, and whether half on resin."""
 
     name: str
+    montages: int = 4
     magnification: int = 5000
     exposure: float = 0.1
-    place: tuple[float, float] | None = None  # in µm; None: on resin
-    seed: int = 1
+    faults: bool = True
+    resin: bool = False
 
 
 CASES = (
-    Case("4 nm", place=(20.0, 10.0)),
-    Case("4 nm, a tenth of the dose", exposure=0.01, place=(-25.0, 20.0), seed=2),
-    Case("8 nm", 2500, place=(-20.0, -30.0), seed=3),
-    Case("2 nm", 10000, place=(15.0, -18.0), seed=4),
-    Case("4 nm, resin", seed=5),
-    Case("4 nm, no fault", place=(30.0, -25.0), seed=6),
+    Case("4 nm"),
+    Case("4 nm, a tenth of the dose", exposure=0.01),
+    Case("8 nm", magnification=2500),
+    Case("2 nm", magnification=10000),
+    Case("4 nm, no fault", montages=2, faults=False),
+    Case("4 nm, resin, no fault", montages=2, faults=False, resin=True),
 )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A montage that was taken: what was done to its tiles, and what is judged, in order."""
+
+    faults: Sequence[Injected]
+    limits: Thresholds
+    events: Sequence[tuple[Literal["tile", "match"], dict[str, Any]]]
 
 
 @dataclass
 class Count:
-    """What became of the faults of one kind and strength, or of the tiles of one case."""
+    """What became of the faults of one kind and strength, or of the good tiles of one case."""
 
     tiles: int = 0
     named: int = 0
@@ -89,21 +99,85 @@ class Count:
     instead: Counter[str] = field(default_factory=Counter)
 
     def add(self, fault: str, verdict: Verdict) -> None:
-        """Count a tile with a fault."""
+        """Count a tile with a fault; "" is one without."""
         found = [each.name for each in verdict.faults]
         self.tiles += 1
         self.named += fault in found
         self.failed += bool(verdict.harmful)
         self.instead.update({",".join(found) or "none"} if fault not in found else ())
 
+    def __add__(self, other: Count) -> Count:
+        return Count(
+            self.tiles + other.tiles,
+            self.named + other.named,
+            self.failed + other.failed,
+            self.instead + other.instead,
+        )
 
-def judge_montage(
-    scope: FaultyMicroscope, grid: Grid, references: References, faults: list[Injected]
-) -> Iterator[tuple[Injected, Verdict]]:
-    """Take a montage, process, match and judge it as it comes; give the last verdicts."""
+
+def take_montage(case: Case, number: int, seed: int) -> Taken:
+    """Take a montage at a place of its own, process and match its tiles as they come."""
+    rng = np.random.default_rng((seed, CASES.index(case), number))
+    specimen = _specimen(int(rng.integers(2**31)))
+    scope = FaultyMicroscope(
+        specimen, case.magnification, SIDE, case.exposure, int(rng.integers(2**31))
+    )
+    references = scope.references()
+    size = TILES * SIDE * scope.geometry.pixel_size / 1000  # µm, at most
+    grid = scope.grid(*_place(specimen, size, case.resin, rng), TILES, OVERLAP)
+    n = len(grid.tiles)
+    faults = choose_faults(n, rng) if case.faults else [Injected()] * n
+    events = tuple(_events(scope, grid, references, faults))
+    scope.close()
+    specimen.close()
     most_offset = max(MOST_OFFSET[0], MOST_OFFSET[1] / grid.geometry.pixel_size)
-    limits = Thresholds(most_offset=most_offset)
-    judge = Judge(limits, len(grid.tiles))
+    return Taken(faults, Thresholds(most_offset=most_offset), events)
+
+
+def judge_montage(taken: Taken) -> list[tuple[Injected, Verdict]]:
+    """Judge a montage as it comes; give the last verdict on each tile beside its fault."""
+    judge = Judge(taken.limits, len(taken.faults))
+    for stream, data in taken.events:
+        getattr(judge, stream)(data)
+    return [(taken.faults[index], verdict) for index, verdict in judge.verdicts().items()]
+
+
+def _specimen(seed: int) -> Any:
+    """Make a section, or the micrograph that the environment names."""
+    if path := os.environ.get("TEMLINE_SPECIMEN"):
+        picture = load_micrograph(Path(path))
+        return ImageSpecimen(picture.pixels, picture.pixel_size or 4.0, seed=seed)
+    return NeuropilSection(seed=seed)
+
+
+def _place(
+    specimen: Any, size: float, resin: bool, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Choose the middle of a montage: clear of all blemishes, or at the end of a resin area."""
+    features = getattr(specimen, "features", tuple)()
+    if resin and features:
+        areas = [each for each in features if each.kind == "resin"]
+        area = areas[rng.integers(len(areas))]
+        turn = np.radians(area.angle)
+        return (
+            float(area.x + area.length / 2 * np.cos(turn)),
+            float(area.y + area.length / 2 * np.sin(turn)),
+        )
+    half = 0.75 * size  # the grid may lie askew
+    while True:
+        x, y = rng.uniform(-MIDDLE, MIDDLE, 2)
+        boxes = [each.box for each in features]
+        if not any(
+            left < x + half and x - half < right and bottom < y + half and y - half < top
+            for left, right, bottom, top in boxes
+        ):
+            return float(x), float(y)
+
+
+def _events(
+    scope: FaultyMicroscope, grid: Grid, references: References, faults: Sequence[Injected]
+) -> Iterator[tuple[Literal["tile", "match"], dict[str, Any]]]:
+    """Take, process and match the tiles of a montage as they come."""
     chain = make_chain(STEPS)
     neighbours = defaultdict(list)
     for a, b in grid.neighbours():
@@ -113,11 +187,9 @@ def judge_montage(
     for shot in scope.take(grid, faults):
         state = _process(shot, references, grid, chain)
         edges[shot.tile.index] = state.edges
-        judge.tile(_tile_data(shot, state.figures))
+        yield "tile", _tile_data(shot, state.figures)
         for a, b in neighbours[shot.tile.index]:
-            judge.match(_match_data(grid, edges, tiles[a.index], tiles[b.index]))
-    for index, verdict in judge.verdicts().items():
-        yield faults[index], verdict
+            yield "match", _match_data(grid, edges, tiles[a.index], tiles[b.index])
 
 
 def _process(shot: Shot, references: References, grid: Grid, chain: Any) -> TileState:
@@ -152,88 +224,50 @@ def _match_data(grid: Grid, edges: Any, a: Any, b: Any) -> dict[str, Any]:
 
 def measure(quick: bool) -> Iterable[Result]:
     """Judge all cases, and tell recall by fault, and false alarms by fault and by case."""
-    specimen: Any = NeuropilSection(seed=4)
-    if path := os.environ.get("TEMLINE_SPECIMEN"):
-        picture = load_micrograph(Path(path))
-        specimen = ImageSpecimen(picture.pixels, picture.pixel_size or 4.0)
-    rng = np.random.default_rng(0)
-    found: dict[tuple[str, float], Count] = defaultdict(Count)
-    clean: dict[str, Count] = {}
+    seed = int(os.environ.get("TEMLINE_SEED", "0"))
+    found: dict[Injected, Count] = defaultdict(Count)
+    good: dict[str, Count] = defaultdict(Count)
     alleged: Counter[str] = Counter()
-    for case in CASES[:2] if quick else CASES:
-        clean[case.name] = Count()
-        for fault, verdict in _judge_case(specimen, case, 6 if quick else 13, rng):
-            if fault.name:
-                found[fault.name, fault.strength].add(fault.name, verdict)
-                continue
-            clean[case.name].add("", verdict)
-            alleged.update(each.name for each in verdict.harmful)
-    specimen.close()
-    n_clean = sum(count.tiles for count in clean.values())
-    for name, least in STATED.items():
-        yield from _recalls(name, least, found)
-        yield Result(
-            f"{name}: false alarms", 100 * alleged[name] / n_clean, "%", f"of {n_clean} good tiles",
-            goal=MOST_FALSE,
-        )  # fmt: skip
-    for name, count in clean.items():
-        yield Result(
-            f"{name}: good tiles that fail", 100 * count.failed / count.tiles, "%",
-            f"of {count.tiles}", goal=MOST_FALSE,
-        )  # fmt: skip
+    jobs = [(case, n, seed) for case in CASES for n in range(1 if quick else case.montages)]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        taken_ones = pool.map(take_montage, *zip(*jobs, strict=True))
+        for (case, _, _), taken in zip(jobs, taken_ones, strict=True):
+            for fault, verdict in judge_montage(taken):
+                (found[fault] if fault.name else good[case.name]).add(fault.name, verdict)
+                alleged.update(each.name for each in verdict.harmful if not fault.name)
+    n_good = sum(count.tiles for count in good.values())
+    for name in STATED:
+        yield from _recalls(name, found)
+        yield _false_alarms(f"{name}: false alarms", alleged[name], n_good)
+    for name, count in good.items():
+        yield _false_alarms(f"{name}: good tiles that fail", count.failed, count.tiles)
 
 
-def _judge_case(
-    specimen: Any, case: Case, tiles: int, rng: np.random.Generator
-) -> Iterator[tuple[Injected, Verdict]]:
-    scope = FaultyMicroscope(specimen, case.magnification, SIDE, case.exposure, case.seed)
-    references = scope.references()
-    grid = scope.grid(*(case.place or _beside_resin(specimen)), tiles, OVERLAP)
-    share = 0.0 if "no fault" in case.name or case.place is None else SHARE
-    yield from judge_montage(scope, grid, references, choose_faults(len(grid.tiles), share, rng))
-
-
-def _beside_resin(specimen: Any) -> tuple[float, float]:
-    """Give a place at the end of the largest resin area, half on tissue."""
-    areas = [each for each in getattr(specimen, "features", list)() if each.kind == "resin"]
-    if not areas:
-        return 0.0, 0.0
-    area = max(areas, key=lambda each: each.length)
-    turn = np.radians(area.angle)
-    return (
-        float(area.x + area.length / 2 * np.cos(turn)),
-        float(area.y + area.length / 2 * np.sin(turn)),
-    )
-
-
-def _recalls(name: str, least: float, found: dict[tuple[str, float], Count]) -> Iterator[Result]:
+def _recalls(name: str, found: dict[Injected, Count]) -> Iterator[Result]:
     """Tell the recall at the stated strengths, then at each weaker one."""
-    weaker_is_more = name == named.DIM
-    stated, weaker = Count(), {}
-    for (kind, strength), count in sorted(found.items()):
-        if kind != name:
-            continue
-        if (strength > least) if weaker_is_more else (strength < least):
-            weaker[strength] = count
-        else:
-            stated.tiles += count.tiles
-            stated.named += count.named
-            stated.failed += count.failed
-            stated.instead += count.instead
-    if stated.tiles:
-        sign = "≤" if weaker_is_more else "≥"
-        yield _recall(f"{name} {sign} {least:g} {UNITS[name]}: recall", stated, LEAST_RECALL)
-    for strength, count in weaker.items():
-        yield _recall(f"{name} {strength:g} {UNITS[name]}: recall", count, None)
+    kind = sorted((each for each in found if each.name == name), key=lambda each: each.strength)
+    stated = sum((found[each] for each in kind if is_stated(each)), Count())
+    sign = "≤" if name in LESS_IS_STRONGER else "≥"
+    yield _recall(f"{name} {sign} {STATED[name]:g} {UNITS[name]}: recall", stated, LEAST_RECALL)
+    for each in kind:
+        if not is_stated(each):
+            yield _recall(f"{name} {each.strength:g} {UNITS[name]}: recall", found[each], None)
 
 
 def _recall(name: str, count: Count, goal: float | None) -> Result:
     others = ", ".join(f"{n} {fault}" for fault, n in count.instead.most_common(3))
-    return Result(
-        name, 100 * count.named / count.tiles, "%",
-        f"of {count.tiles}, {count.failed} fail" + (f"; else {others}" if others else ""),
-        goal=goal, better="more",
-    )  # fmt: skip
+    seen = _of(count.named, count.tiles) + (f"; else {others}" if others else "")
+    return Result(name, 100 * count.named / count.tiles, "%", seen, goal=goal, better="more")
+
+
+def _false_alarms(name: str, n: int, tiles: int) -> Result:
+    return Result(name, 100 * n / tiles, "%", _of(n, tiles), goal=MOST_FALSE)
+
+
+def _of(n: int, tiles: int) -> str:
+    """Tell a share in whole numbers, with its interval of 95 % confidence (Wilson, 1927)."""
+    interval = binomtest(n, tiles).proportion_ci(method="wilson")
+    return f"{n} of {tiles}, {100 * interval.low:.1f}–{100 * interval.high:.1f} %"
 
 
 if __name__ == "__main__":

@@ -46,7 +46,12 @@ class Corrections:
         self._ready: Callable[[], None] = lambda: None
 
     def wait(
-        self, jobs: RunJobs, timeout: float, shape: tuple[int, int], ready: Callable[[], None]
+        self,
+        jobs: RunJobs,
+        timeout: float,
+        shape: tuple[int, int],
+        flips: tuple[bool, bool],
+        ready: Callable[[], None],
     ) -> None:
         """Have workers wait for the files, and call `ready` when that is over.
 
@@ -57,13 +62,15 @@ class Corrections:
             In s.
         shape : (int, int)
             (height, width) of the frames, in px.
+        flips : (bool, bool)
+            Whether the chain mirrors rows, and columns.
         ready : callable
         """
         self._ready = ready
         self._awaited = (self._references is not None) + (self._lens is not None)
         if self._references is not None:
             files = self._references
-            jobs.submit(self._have_references, await_references, files, timeout, shape)
+            jobs.submit(self._have_references, await_references, files, timeout, shape, flips)
         if self._lens is not None:
             jobs.submit(self._have_lens, await_lens, self._lens, timeout, shape)
         if not self._awaited:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import h5py
+import hdf5plugin  # noqa: F401  # what it takes to read frames that are compressed
 import numpy as np
 from event_model import unpack_datum_page, unpack_event_page
 from numpy.typing import NDArray

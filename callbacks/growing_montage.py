@@ -116,16 +116,6 @@ class GrowingMontage:
             logger.warning("the picture of the minimap could not be written: %s", error)
 
 
-def warm_up() -> None:
-    """Compile what solving needs; of what is on disk already this takes a second."""
-    solver = IncrementalSolver()
-    for index, place in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        solver.add_tile(index, place)
-    for a, b, down, across in [(0, 1, 0, 1), (2, 3, 0, 1), (0, 2, 1, 0), (1, 3, 1, 0)]:
-        solver.add_match(a, b, down, across)
-    solver.update()
-
-
 def publish_minimap(
     run: ProcessedRun, grid: TileGrid, path: Path, mini_shape: tuple[int, int], margin: float
 ) -> Minimap | None:

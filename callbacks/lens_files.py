@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from callbacks.folders import await_files
+from callbacks.folders import await_files, whole_file
 from callbacks.references import file_version
 from processing.lens import LensFit, LensMap, LensModel, lens_map
 
@@ -72,14 +72,9 @@ def write_lens(path: Path, fit: LensFit, **more: Any) -> None:
     **more
         Further entries.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    try:
-        content = json.dumps({**more, **fit_to_dict(fit)}, indent=2, allow_nan=False)
+    content = json.dumps({**more, **fit_to_dict(fit)}, indent=2, allow_nan=False)
+    with whole_file(path) as unfinished:
         unfinished.write_text(content + "\n", encoding="utf-8")
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def await_lens(path: str | Path, timeout: float, shape: tuple[int, int] | None = None) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ import zarr
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from callbacks.documents import ZARR_MIMETYPE, StoredArray
+from callbacks.folders import whole_file
 
 SUFFIX = ".minimap.zarr"
 PICTURE_SUFFIX = ".png"
@@ -237,13 +237,9 @@ def draw_picture(path: Path | str, largest: int = PICTURE) -> Path:
         size = [max(1, round(side * factor)) for side in pixels.shape[::-1]]
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     target = Path(path).with_suffix(PICTURE_SUFFIX)
-    # A name of its own: two workers may draw at once.
-    unfinished = target.with_suffix(f".{uuid4().hex}.part")
-    try:
+    with whole_file(target) as unfinished:
         unfinished.write_bytes(cv2.imencode(PICTURE_SUFFIX, pixels)[1].tobytes())
-        return unfinished.rename(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    return target
 
 
 def _map_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float) -> NDArray[Any]:

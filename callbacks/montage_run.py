@@ -101,8 +101,13 @@ class MontageRun:
         self._file = self._make_file(arrays)
         self._growing = GrowingMontage(self._grid, self._jobs, self._make_minimap(chain))
         self._corrections = Corrections(start.get("references") or {}, processor.folders)
+        raw, processed = self._camera_geometry, self._grid.geometry
+        flips = (
+            raw.flip_rows != processed.flip_rows,
+            raw.flip_columns != processed.flip_columns,
+        )
         self._corrections.wait(
-            self._jobs, settings.reference_timeout, self._grid.shape, self._order.open
+            self._jobs, settings.reference_timeout, self._grid.shape, flips, self._order.open
         )
 
     # What the tile processor calls

@@ -5,7 +5,9 @@ HDF5 lets one process write. So the owner has it lay out the rows, and workers w
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +26,14 @@ from processing.chain import ArraySpec
 GROWTH = 64  # rows that are laid out at a time, beyond those that were foreseen
 OPEN_TIMEOUT = 2.0  # s
 POLL_SECONDS = 0.05
+LARGE = 65536  # bytes
 # Large rows begin at a page of memory, so that the system copies whole pages.
-ALIGNMENT = {"alignment_threshold": 65536, "alignment_interval": 4096}
+ALIGNMENT = {"alignment_threshold": LARGE, "alignment_interval": 4096}
+# RWF_DONTCACHE, in Linux from 6.14: the system writes to disk at once, and then has the memory for
+# the next row. A montage is larger than memory, so what it kept would be of no use by the end, and
+# memory that is new costs eight times as much as the copy into it.
+UNCACHED = 0x80 if sys.platform == "linux" else 0
+NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 @dataclass(frozen=True)
@@ -227,6 +235,14 @@ def _check(name: str, array: NDArray[Any], spec: ArraySpec) -> None:
 def _write(file: int, array: NDArray[Any], offset: int) -> None:
     """Write all of an array; the system may take it in parts."""
     left = array.data.cast("B")
+    # Small rows share their pages, which would have to be read again for each of them.
+    flags = UNCACHED if array.nbytes >= LARGE else 0
     while left:
-        written = os.pwrite(file, left, offset)
+        try:
+            written = os.pwritev(file, [left], offset, flags)
+        except OSError as error:
+            if not flags or error.errno not in NOT_SUPPORTED:
+                raise
+            flags = 0  # an older system, or a file system that cannot
+            continue
         left, offset = left[written:], offset + written

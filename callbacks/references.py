@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.documents import ProcessedRun, Publish, StoredArray, integer, number
-from callbacks.folders import await_files
+from callbacks.folders import await_files, whole_file
 from callbacks.frame_runs import FrameRunProcessor
 from callbacks.frames import FrameError, FrameReference, LocatedEvent, read_frame
 from processing.flatfield import References, make_references
@@ -63,9 +63,12 @@ def reference_files(root: Path, uids: Mapping[str, str | None]) -> ReferenceFile
 
 
 def await_references(
-    files: ReferenceFiles, timeout: float, shape: tuple[int, int] | None = None
+    files: ReferenceFiles,
+    timeout: float,
+    shape: tuple[int, int] | None = None,
+    flips: tuple[bool, bool] = (False, False),
 ) -> None:
-    """Wait until the averages are on disk, and read them once.
+    """Wait until the averages are on disk, and make of them once what the tiles need.
 
     Parameters
     ----------
@@ -74,6 +77,8 @@ def await_references(
         In s.
     shape : (int, int), optional
         (height, width) of the frames that they are for, in px.
+    flips : (bool, bool)
+        Whether the chain mirrors rows, and columns, before it corrects.
 
     Raises
     ------
@@ -91,6 +96,8 @@ def await_references(
             f"{files.bright} holds references of {references.shape} px, the frames are {shape}: "
             "take bright and dark frames with this camera setting"
         )
+    if any(flips):
+        references.flipped(*flips)
 
 
 def load_references(files: ReferenceFiles) -> References:
@@ -161,15 +168,9 @@ def write_average(
     -------
     StoredArray
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    try:
-        with h5py.File(unfinished, "w", libver="latest") as file:
-            stack = file.create_dataset(AVERAGE, data=average[np.newaxis].astype(np.float32))
-            stack.attrs.update(attributes)
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, h5py.File(unfinished, "w", libver="latest") as file:
+        stack = file.create_dataset(AVERAGE, data=average[np.newaxis].astype(np.float32))
+        stack.attrs.update(attributes)
     return StoredArray(AVERAGE, str(path), f"/{AVERAGE}", average.shape, "<f4", average.shape)
 
 

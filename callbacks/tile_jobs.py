@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from callbacks.frames import FrameReference, read_frame
 from callbacks.lens_files import load_lens
@@ -27,9 +25,8 @@ from processing.chain import (
     make_chain,
     thread_buffers,
 )
-from processing.flatfield import References, flat_field
+from processing.flatfield import flat_field
 from processing.geometry import FrameGeometry
-from processing.lens import LensModel, lens_map
 from processing.matching import Match, MatchTile, Side, match, prepare_edges
 
 FRAME = "frame"
@@ -233,42 +230,6 @@ def _read(task: TileTask, settings: ProcessorSettings) -> TileState:
     if task.lens is not None:
         tile.lens = load_lens(task.lens)
     return tile
-
-
-def warm_up(settings: ProcessorSettings) -> None:
-    """Compile all that tiles need, so that the first one does not wait for it.
-
-    What is compiled is kept on disk, so this takes seconds once and milliseconds after that.
-
-    Parameters
-    ----------
-    settings : ProcessorSettings
-    """
-    # Tiles are what is done at once, not parts of them: helpers of OpenCV and of numpy's matrix
-    # products would only wait for each other, and keep a processor busy with that.
-    cv2.setNumThreads(1)
-    threadpool_limits(1)
-    side = 256
-    random = np.random.default_rng(0)
-    image = random.integers(100, 4000, (2 * side, 2 * side), np.uint16)
-    image = cv2.GaussianBlur(image, (0, 0), 2)
-    shape = side, side
-    bad = np.zeros(shape, bool)
-    bad[side // 2, side // 2] = True
-    references = References(np.full(shape, 10, np.float32), np.ones(shape, np.float32), bad)
-    edges = []
-    for column in (0, side // 2):
-        tile = TileState(
-            np.ascontiguousarray(image[:side, column : column + side]),
-            FrameGeometry(1.0),
-            references,
-            lens=lens_map(LensModel.none(shape)),
-            widths=dict.fromkeys(("top", "bottom", "left", "right"), side // 2),
-        )
-        make_chain(settings.steps)(tile)
-        edges.append(tile.edges)
-    if edges[0]:
-        match(edges[0]["right"], edges[1]["left"], (3.0, side / 2 - 2), settings.max_offset)
 
 
 def match_tiles(

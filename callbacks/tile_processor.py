@@ -18,11 +18,12 @@ from typing import Any
 from callbacks.by_run import ByRun
 from callbacks.documents import Publish
 from callbacks.folders import DataFolders
-from callbacks.growing_montage import warm_up
 from callbacks.jobs import Job, Priority
 from callbacks.montage_run import MontageRun
 from callbacks.tile_jobs import ProcessorSettings
+from callbacks.warm_up import warm_up_solver
 from processing.quality import Thresholds
+from processing.solve import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class TileProcessor:
             logger.exception("a consumer of processed runs failed on a %s document", name)
 
     def _work(self) -> None:
-        warm_up()
+        warm_up_solver()
         while (task := self._next_task()) is not None:
             for step in (task, self._pump):
                 try:

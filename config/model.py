@@ -124,7 +124,9 @@ class Quality(Section):
     most_beam_edge: Fraction = Field(description="share of the tile in or beyond the beam's edge")
     most_obstructed: Fraction = Field(description="share of the tile behind something opaque")
     least_focus: Fraction = Field(description="focus score")
-    least_focus_neighbour: Fraction = Field(description="of its neighbours' in the same overlaps")
+    least_focus_neighbour: Fraction = Field(
+        description="fine over coarse detail, of its neighbours' in the same overlaps"
+    )
     least_focus_relative: Fraction
     most_astigmatism: Fraction
     most_drift: Annotated[float, Field(ge=0)] = Field(description="in the exposure, in px")

@@ -422,9 +422,10 @@ class Sequencer(Connectable):
             self._try(self.pause_)
 
     def resume(self) -> None:
-        """Go on after a pause of the RunEngine."""
+        """Go on after a pause of the RunEngine, with the light that the pause had taken."""
         if self._paused:
             self._paused = False
+            self._needed().scope.resume()  # the RunEngine may come to the scope after this
             if self.state.get(use_monitor=False) == "Paused":
                 self._try(self.resume_)
 
@@ -502,8 +503,8 @@ class Sequencer(Connectable):
 
     def _catch_up(self) -> None:
         """Ask for points that the monitor has not told of, or not yet at the end."""
-        if not self._missed and self.state.get() == "Running":
-            return
+        if not self._missed and self._completion is not None:
+            return  # it flies, and the monitor tells of each point
         if int(self.load.get(use_monitor=False)) != self._load:
             return  # the flight was refused, or is not loaded yet
         self._missed = False

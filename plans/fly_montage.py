@@ -166,7 +166,7 @@ class _FlownMontage:
             yield from self._plan_hold(left)
             yield from self.tiles.fly(self._between)
             self._hold = None
-            yield from self.steering.catch_up()
+            yield from self._catch_up()
             yield from self._take_again(left)
 
     def _between(self, taken: list[GridTile]) -> MsgGenerator[bool]:
@@ -190,6 +190,12 @@ class _FlownMontage:
             if (yield from self.tiles.hold_after(tile)):
                 self._hold = tile
                 return
+
+    def _catch_up(self) -> MsgGenerator[None]:
+        """Wait for the processing if it is too far behind; the next tile tells for how long."""
+        yield from self.steering.catch_up()
+        if self.tiles.waited and (left := self.tiles.left):
+            yield from self.tiles.load(left)
 
     def _take_again(self, before: list[GridTile]) -> MsgGenerator[None]:
         """Put what the gate has refused before what is left, if a row has come to its end."""

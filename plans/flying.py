@@ -99,7 +99,7 @@ class TileFlyer:
         self._left = {tile.index: tile for tile in tiles}
         defocus = yield from value_of(self.scope.defocus)
         flight = Flight(
-            [self._point(tile, float(defocus)) for tile in tiles],
+            [self._point(tile, float(defocus), first=tile is tiles[0]) for tile in tiles],
             self.exposure,
             self.camera,
             self.stage,
@@ -182,11 +182,14 @@ class TileFlyer:
             "waited": self.waited,
         }
 
-    def _point(self, tile: GridTile, defocus: float) -> FlightPoint:
+    def _point(self, tile: GridTile, defocus: float, first: bool) -> FlightPoint:
         """Give the point of a tile; its optics are relative to what is set now."""
+        known = self._known(tile)
+        if not first:  # what was waited was waited before the first
+            known["waited"] = 0.0
         focus = 0.0 if self.defocus is None else self.defocus(tile) - defocus
         shift = (0.0, 0.0) if self.shifts is None else self.shifts.added(tile)
-        return FlightPoint(tile.stage_x, tile.stage_y, focus, *shift, self._known(tile))
+        return FlightPoint(tile.stage_x, tile.stage_y, focus, *shift, known)
 
     def _leg(self, between: Callable[[list[GridTile]], MsgGenerator[bool]]) -> MsgGenerator[None]:
         """Fly until the sequencer rests, and record all of it."""
@@ -194,7 +197,10 @@ class TileFlyer:
         yield from _until_done(starting)
         group = short_uid("flight")
         flying = yield from _once(bps.complete(self.sequencer, group=group))
-        while flying is not None and not flying.done:
+        if flying is None:  # in a dry run nobody answers
+            self._left.clear()
+            return
+        while not flying.done:
             yield from bps.checkpoint()
             yield from bps.wait(group, timeout=COLLECT_PERIOD, error_on_timeout=False)
             taken = yield from self._collect()

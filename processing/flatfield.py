@@ -18,6 +18,7 @@ from processing.statistics import count_line
 BAD_SIGMAS = 8.0  # robust standard deviations from its neighbourhood at which a pixel is bad
 MAX_RESPONSE_ERROR = 0.25  # and the least departure of its response, as a fraction, that is bad
 MAX_BAD_FRACTION = 0.05  # more bad pixels than this mean wrong frames, not a bad camera
+SAMPLE = 2**20  # about so many pixels tell the median of all to a thousandth of their spread
 PART = 32768  # px that are corrected before they are counted: they fit into a core's cache
 MAX_REACH = 5  # how far round a bad pixel good neighbours are looked for, in px
 
@@ -66,7 +67,7 @@ class References:
             raise ValueError("dark or gain holds a number that is not finite; take them again")
         for name, value in (("dark", dark), ("gain", gain), ("bad", bad)):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "bad_places", np.argwhere(bad).astype(np.int32))
+        object.__setattr__(self, "bad_places", np.argwhere(bad).astype(np.int32, "C"))
         # Frames are corrected at the speed of memory, and this is half of what is read: steps of
         # 1/65535 of the largest value are a tenth of a count or less at 10 000 counts.
         (darks, dark_step), (gains, gain_step) = _in_steps(dark), _in_steps(gain)
@@ -115,15 +116,20 @@ def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
             "take both with the same camera settings"
         )
     response = bright_mean - dark_mean
-    level = float(np.median(response))
+    level = float(np.median(_sample(response)))
     if not level > 0:
         raise ValueError(
             f"bright is {level:.4g} counts above dark (median); it must be above: "
             "take the bright frames with the beam on, the screen up and no specimen"
         )
-    around = np.maximum(cv2.medianBlur(response, 5), 1e-3 * level)
-    error = response / around - 1
-    bad = _outliers(dark_mean - cv2.medianBlur(dark_mean, 5), least=1.0)
+    # In place as far as may be: a montage waits for this, and new memory takes most of the time.
+    error = np.asarray(cv2.medianBlur(dark_mean, 5), dtype=np.float32)
+    np.subtract(dark_mean, error, out=error)
+    bad = _outliers(error, least=1.0)
+    around = cv2.medianBlur(response, 5)
+    np.maximum(around, np.float32(1e-3 * level), out=around)
+    np.divide(response, around, out=error)
+    error -= 1
     bad |= _outliers(error, least=MAX_RESPONSE_ERROR)
     fraction = float(bad.mean())
     if fraction > MAX_BAD_FRACTION:
@@ -131,9 +137,9 @@ def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
             f"{fraction:.1%} of the pixels are bad; at most {MAX_BAD_FRACTION:.0%} are allowed: "
             "look at the bright and dark frames and take them again"
         )
-    good_response = np.where(bad, around, response)
-    gain = good_response.mean(dtype=np.float64) / good_response
-    return References(dark_mean, gain.astype(np.float32), bad)
+    np.copyto(response, around, where=bad)
+    gain = np.divide(np.float32(response.mean(dtype=np.float64)), response, out=response)
+    return References(dark_mean, gain, bad)
 
 
 def flat_field(
@@ -204,14 +210,32 @@ def _mean_frame(frames: ArrayLike, name: str) -> NDArray[np.float32]:
 def _in_steps(values: NDArray[np.float32]) -> tuple[NDArray[np.uint16], np.float32]:
     """Give values as numbers of equal steps, in one line, and the step; negative ones become 0."""
     step = np.float32(max(float(values.max(initial=0)), 1e-6) / 65535)
-    return np.round(values.ravel() / step).clip(0, 65535).astype(np.uint16), step
+    steps = np.empty(values.size, np.uint16)
+    _count_steps(values.ravel(), np.float32(1) / step, steps)
+    return steps, step
 
 
 def _outliers(deviation: NDArray[np.floating], least: float) -> NDArray[np.bool_]:
-    """Tell which deviations exceed the robust spread of all, and a least amount."""
-    size = np.abs(deviation)
-    sigma = 1.4826 * float(np.median(size))
+    """Tell which deviations exceed the robust spread of all, and a least amount.
+
+    Only their sizes are left of them.
+    """
+    size = np.abs(deviation, out=deviation)
+    sigma = 1.4826 * float(np.median(_sample(size)))
     return np.asarray(size > max(BAD_SIGMAS * sigma, least))
+
+
+def _sample(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Give pixels spread over a frame, or all of a small one: enough for a median."""
+    # An odd distance, or all would lie in a few columns of a frame.
+    return values.ravel()[:: values.size // SAMPLE | 1]
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _count_steps(values, a_unit, steps):  # type: ignore[no-untyped-def]
+    half, low, high = np.float32(0.5), np.float32(0), np.float32(65535)
+    for i in range(len(steps)):
+        steps[i] = np.uint16(np.int32(min(max(values[i] * a_unit + half, low), high)))
 
 
 @njit(nogil=True, cache=True)

@@ -1,11 +1,14 @@
 """How a tile is lit: whether the edge of the beam runs through it, or something stands before it.
 
-Both leave a part dark. The beam's edge is soft, that of a grid bar or of debris is sharp.
+Both leave a part dark. What is in the way has a sharp edge; that of the beam is soft. So is a fold
+of the section, but it has light on both sides, and beyond the edge of a round beam there is none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,9 +17,12 @@ from numpy.typing import NDArray
 GRID = 64  # blocks along each side
 ROWS_A_BLOCK = 4  # that are read; a mean needs no more
 BRIGHT = 80.0  # percentile of the blocks that is taken for fully lit
+# The edge of the beam may be softer than a tile is wide; then hardly any of it is fully lit.
+BRIGHTEST = 95.0
 DARK = 0.25  # of that, below which a block is dark: tissue lets more through
 LIT = 0.6  # of that, which must be reached within `REACH` blocks of a sharp edge
 REACH = 2
+SMOOTH = 9  # blocks along each side of a square whose mean says on which sides light lies
 LEAST_BLOCKS = 4  # dark blocks side by side below which they may be a stain
 
 
@@ -27,7 +33,8 @@ class Light:
     Attributes
     ----------
     beam_edge : float
-        Share of the tile that is dark with a soft edge, 0 to 1: it lies outside the beam.
+        Share of the tile that is dark to one side with a soft edge, 0 to 1: it lies outside the
+        beam.
     obstructed : float
         Share of the tile that is dark with a sharp edge, 0 to 1: it lies behind something opaque.
     """
@@ -54,27 +61,49 @@ def find_light(image: NDArray[np.unsignedinteger]) -> Light:
         If `image` is smaller than 64 × 64.
     """
     blocks = _block_means(image)
-    full = float(np.percentile(blocks, BRIGHT))
+    beyond = sum(area for area, edge in _dark_parts(blocks, BRIGHTEST) if edge == "beam")
+    before = sum(area for area, edge in _dark_parts(blocks, BRIGHT) if edge == "sharp")
+    return Light(beyond / blocks.size, before / blocks.size)
+
+
+def _dark_parts(
+    blocks: NDArray[np.float32], bright: float
+) -> Iterator[tuple[int, Literal["sharp", "beam", "fold"]]]:
+    """Find dark parts, with how many blocks each has, and what its edge is like.
+
+    Parameters
+    ----------
+    blocks : ndarray of float32, shape (64, 64)
+    bright : float
+        Percentile of the blocks that is taken for fully lit.
+    """
+    full = float(np.percentile(blocks, bright))
     dark = (blocks < DARK * full).astype(np.uint8)
     if not dark.any():
-        return Light(0.0, 0.0)
+        return
     near = cv2.dilate(blocks, np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8))
     inner = cv2.erode(
         dark, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1
     )
+    lit = cv2.blur(blocks, (SMOOTH, SMOOTH)) > LIT * full
+    enclosed = _between(lit, 0) | _between(lit, 1)
     n_parts, parts = cv2.connectedComponents(dark)
-    soft = sharp = 0
     for number in range(1, n_parts):
         part = parts == number
         area = int(part.sum())
-        if area < LEAST_BLOCKS:
-            continue
-        edge = part & (inner == 0)
-        if np.mean(near[edge] > LIT * full) > 0.5:
-            sharp += area
-        else:
-            soft += area
-    return Light(soft / dark.size, sharp / dark.size)
+        if area >= LEAST_BLOCKS:
+            edge = part & (inner == 0)
+            if np.mean(near[edge] > LIT * full) > 0.5:
+                yield area, "sharp"
+            else:
+                yield area, "fold" if np.mean(enclosed[part]) > 0.5 else "beam"
+
+
+def _between(lit: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Tell which blocks have light on both sides along an axis."""
+    before = np.logical_or.accumulate(lit, axis)
+    after = np.flip(np.logical_or.accumulate(np.flip(lit, axis), axis), axis)
+    return before & after
 
 
 def _block_means(image: NDArray[np.unsignedinteger]) -> NDArray[np.float32]:

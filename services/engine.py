@@ -24,9 +24,10 @@ from callbacks.folders import DataFolders
 from callbacks.lens import LensProcessor, LensSettings
 from callbacks.quality import QualityGate
 from callbacks.references import ReferenceProcessor
-from callbacks.tile_jobs import ProcessorSettings, warm_up
+from callbacks.tile_jobs import ProcessorSettings
 from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
+from callbacks.warm_up import warm_up
 from config import Config
 from plans import brightfield, darkfield
 from processing.chain import StepError, StepSettings, make_chain

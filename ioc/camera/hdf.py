@@ -13,6 +13,7 @@ from typing import Any
 
 from caproto import AlarmSeverity, AlarmStatus
 
+from ioc.camera.compression import COMPRESSIONS
 from ioc.camera.plugin import Plugin
 from ioc.camera.writer import FrameFile
 from ioc.drivers.protocol import DriverError, Frame, PixelType, Readout
@@ -34,9 +35,9 @@ class HdfPlugin(Plugin):
     again (or the plugin is disabled), so that no frame is lost without a word.
 
     PVs: those of every plugin, and FilePath, FileName, FileNumber, FileTemplate, FileWriteMode,
-    NumCapture, Capture, AutoIncrement, AutoSave, CreateDirectory, WriteFile (each with _RBV);
-    FilePathExists_RBV, FullFileName_RBV, NumCaptured_RBV, WriteStatus, WriteMessage,
-    SWMRActive_RBV, SWMRSupported_RBV.
+    NumCapture, Capture, AutoIncrement, AutoSave, CreateDirectory, WriteFile, Compression (None,
+    Blosc; each with _RBV); FilePathExists_RBV, FullFileName_RBV, NumCaptured_RBV, WriteStatus,
+    WriteMessage, SWMRActive_RBV, SWMRSupported_RBV.
 
     Parameters
     ----------
@@ -101,6 +102,9 @@ class HdfPlugin(Plugin):
         self._num_captured = self.readback("NumCaptured_RBV", 0)
         self.capture = self.pair(
             "Capture", "Done", choices=("Done", "Capture"), apply=self._set_capture
+        )
+        self._compression = self.pair(
+            "Compression", "None", choices=COMPRESSIONS, apply=self._check_idle
         )
         self._write_file = self.pair(
             "WriteFile", "Done", choices=("Done", "Write"), apply=self._write_now
@@ -232,7 +236,7 @@ class HdfPlugin(Plugin):
         folder = self._confine(Path(self._path.value))
         path = Path(self._template.value % (f"{folder}/", self._name.value, self._number.value))
         try:
-            file = await self.worker.call(FrameFile, path, self._readout.shape, self._readout.dtype)
+            file = await self.worker.call(self._make, path)
         except Exception as error:
             await self._fail(self._explain(error, path))
             raise DriverError(self._failure) from error
@@ -242,6 +246,10 @@ class HdfPlugin(Plugin):
         await show(self._status, "Write OK")
         await show(self._message, "")
         return file
+
+    def _make(self, path: Path) -> FrameFile:
+        readout = self._readout
+        return FrameFile(path, readout.shape, readout.dtype, self._compression.value)
 
     @staticmethod
     def _explain(error: Exception, path: Path) -> str:
@@ -288,7 +296,7 @@ class HdfPlugin(Plugin):
             path = self._file.path
             await self.worker.call(self._file.close)
             path.unlink()
-            self._file = await self.worker.call(FrameFile, path, readout.shape, readout.dtype)
+            self._file = await self.worker.call(self._make, path)
 
     async def handle(self, frame: Frame) -> None:
         """Write one frame, or keep it until it is to be written.

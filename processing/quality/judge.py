@@ -27,10 +27,15 @@ SIDES = (
 USUAL_SNR = 1.0  # at this signal-to-noise ratio the spectrum's figures are half trusted
 HALF_TRUSTED = 2  # tiles of a median that is half trusted
 SURE = 1.0  # standard deviations by which a score must lie under its limit
+LEAST_COARSE = 1e-3  # of all detail: a score of 1 would have none
 ONE_SIDE = 2.0  # the error of a side's score over that of the whole tile: it has a quarter of it
 # Odds, as logarithms, that a blur is drift and not a lens: by its shape at most half of the first.
 SHAPE_COUNTS, ALONE, SAME_BLUR = 4.0, 1.8, 3.0
 SAME_DIRECTION = 15.0  # degrees
+# A tile with so much of its neighbours' fine detail in what they share is not blurred: what looks
+# like it is the direction of the specimen. 2 px of drift, the limit, leave 0.73 to 0.90.
+NOT_BLURRED = 0.9
+UNSHARP = frozenset({named.OUT_OF_FOCUS, named.DRIFTED, named.ASTIGMATIC})
 LOST_LIGHT = frozenset({named.DIM, named.FAILED_PROCESSING, named.OBSTRUCTED, named.BEAM_EDGE})
 
 
@@ -41,6 +46,7 @@ class _Tile:
     data: Mapping[str, Any]
     attempt: int
     verdict: Verdict = field(default_factory=Verdict)
+    blur: Fault | None = None  # along one direction, whether or not its neighbours bear it out
     matched: dict[int, bool] = field(default_factory=dict)  # textured neighbours, and if they match
     beyond: dict[int, float] = field(default_factory=dict)  # px that neighbours lie from nominal
 
@@ -90,13 +96,14 @@ class Judge:
         Verdict
         """
         index, attempt = int(data["tile_index"]), int(data["tile_attempt"])
-        verdict = self._scoped(self._look(data))
+        blur = self._blur(data)
+        verdict = self._scoped(self._look(data, blur))
         known = self._tiles.get(index)
         if known is not None and known.attempt > attempt:  # an earlier take that was done later
             return verdict
         if known is not None:
             self._forget(index, known)
-        tile = _Tile(dict(data), attempt, verdict)
+        tile = _Tile(dict(data), attempt, verdict, blur)
         self._tiles[index], self._places[tile.place] = tile, index
         self._count(tile, 1)
         self._look_back(verdict)
@@ -112,15 +119,17 @@ class Judge:
         before = self._tiles.get(index)
         if before is None or before.data is not self._last:
             return
-        for fault in before.verdict.faults:
-            if fault.name == named.DRIFTED:
-                self._clear(index, named.DRIFTED)
-                limit = self._limits.most_astigmatism
-                strength = max(_figure(before.data, "astigmatism"), limit)
-                told = _above(named.ASTIGMATIC, strength, limit, fault.confidence)
-                self._found_late += self._add(index, replace(told, scope="persistent"))
+        if before.blur is None or before.blur.name != named.DRIFTED:
+            return
+        limit = self._limits.most_astigmatism
+        strength = max(_figure(before.data, "astigmatism"), limit)
+        told = _above(named.ASTIGMATIC, strength, limit, before.blur.confidence)
+        before.blur = replace(told, scope="persistent")
+        if named.DRIFTED in before.verdict.names.split(","):
+            self._clear(index, named.DRIFTED)
+            self._found_late += self._add(index, before.blur)
 
-    def _look(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+    def _look(self, data: Mapping[str, Any], blur: Fault | None) -> Iterator[Fault]:
         """Find the faults that a tile shows by itself and beside its neighbours."""
         if data["error"]:
             yield _found(named.FAILED_PROCESSING, 1.0, 0.0)
@@ -130,8 +139,7 @@ class Judge:
         if not data.get("textured", True):
             yield replace(_found(named.FEATURELESS, 1.0, 1.0), severity=0.0)
         elif not of_light:  # else its spectrum shows the light, or the edge of what is in the way
-            blurred = list(self._look_at_blur(data))
-            yield from blurred or self._look_at_focus(data)
+            yield from self._look_at_sharpness(data, blur)
 
     def _look_at_light(self, data: Mapping[str, Any]) -> Iterator[Fault]:
         limits = self._limits
@@ -147,7 +155,17 @@ class Judge:
             if _figure(data, figure) > limit:
                 yield _above(name, _figure(data, figure), limit, 1.0)
 
-    def _look_at_blur(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+    def _look_at_sharpness(self, data: Mapping[str, Any], blur: Fault | None) -> Iterator[Fault]:
+        """Find what makes a tile blurred: along one direction, unless neighbours deny it, or all.
+
+        A specimen may have a direction itself, which they see as well.
+        """
+        if blur and not _share(self._beside_neighbours(data)) > NOT_BLURRED:
+            yield blur
+        else:
+            yield from self._look_at_focus(data)
+
+    def _blur(self, data: Mapping[str, Any]) -> Fault | None:
         """Name blur along one direction: drift, or an astigmatic lens.
 
         The shape of the blur tells them apart if it is long. Beyond that, a lens does not change
@@ -158,9 +176,10 @@ class Judge:
         odds += -SAME_BLUR if self._follows_same_blur(data) else ALONE
         length, strength = _figure(data, "drift_px"), _figure(data, "astigmatism")
         if not odds < 0 and length > limits.most_drift:
-            yield _above(named.DRIFTED, length, limits.most_drift, trust)
-        elif odds < 0 and strength > limits.most_astigmatism:
-            yield _above(named.ASTIGMATIC, strength, limits.most_astigmatism, trust)
+            return _above(named.DRIFTED, length, limits.most_drift, trust)
+        if odds < 0 and strength > limits.most_astigmatism:
+            return _above(named.ASTIGMATIC, strength, limits.most_astigmatism, trust)
+        return None
 
     def _follows_same_blur(self, data: Mapping[str, Any]) -> bool:
         """Tell whether the tile before was blurred along the same direction, or across.
@@ -184,25 +203,25 @@ class Judge:
         if score + error < limits.least_focus:
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus, trust)
         elif beside:
-            share, its = (
-                median(mine / its for mine, its in beside),
-                median(its for _, its in beside),
-            )
-            if share + ONE_SIDE * error / its < limits.least_focus_neighbour:
+            if _share(beside, ONE_SIDE * error) < limits.least_focus_neighbour:
                 sure = trust * len(beside) / (len(beside) + 1)
+                share = _share(beside)
                 yield _below(named.OUT_OF_FOCUS, share, limits.least_focus_neighbour, sure)
         elif usual and score + error < limits.least_focus_relative * usual:
             sure = trust * self._rests(self._scores)
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus_relative * usual, sure)
 
     def _beside_neighbours(self, data: Mapping[str, Any]) -> list[tuple[float, float]]:
-        """Give the focus of the tile and of its good neighbour in each of their overlaps."""
+        """Give the focus of the tile and of its good neighbour in each of their overlaps.
+
+        Those that do not match are left out: they show other places.
+        """
         pairs = []
         row, column = int(data["tile_row"]), int(data["tile_column"])
+        index = int(data["tile_index"])
         for side, (down, across), its_side in SIDES:
-            index = self._places.get((row + down, column + across))
-            other = None if index is None else self._tiles[index]
-            if other is None or not other.good:
+            other = self._tiles.get(self._places.get((row + down, column + across), -1))
+            if other is None or not other.good or not other.matched.get(index, True):
                 continue
             mine, its = _figure(data, f"focus_{side}"), _figure(other.data, f"focus_{its_side}")
             if mine >= 0 and its > 0:
@@ -285,13 +304,13 @@ class Judge:
             for fault in self._look_at_light(tile.data):
                 yield from self._add(index, fault)
             names = {fault.name for fault in tile.verdict.faults}
-            if not tile.data.get("textured", True) or names - {named.OUT_OF_FOCUS}:
+            if not tile.data.get("textured", True) or names - UNSHARP:
                 continue
-            now = list(self._look_at_focus(tile.data))
-            if now:
-                yield from self._add(index, now[0])
-            else:
-                self._clear(index, named.OUT_OF_FOCUS)
+            found = list(self._look_at_sharpness(tile.data, tile.blur))
+            for name in names - {fault.name for fault in found}:
+                self._clear(index, name)
+            for fault in found:
+                yield from self._add(index, fault)
 
     def _unmatched(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
         """Blame a tile of which no edge matches, if there are two or more."""
@@ -308,26 +327,43 @@ class Judge:
                 self._clear(index, named.NO_MATCH)
 
     def _can_match(self, index: int) -> bool:
-        """Tell whether a tile has no other fault that would keep it from matching."""
-        return not {fault.name for fault in self._tiles[index].verdict.harmful} - {named.NO_MATCH}
+        """Tell whether a tile can match: another one does, or it has no fault that prevents it."""
+        tile = self._tiles[index]
+        others = {fault.name for fault in tile.verdict.harmful} - {named.NO_MATCH}
+        return not others or any(tile.matched.values())
 
     def _displaced(self, a: int, b: int) -> Iterator[tuple[int, Fault]]:
-        """Blame the tile of a pair whose good neighbours lie too far off; else the one later."""
-        limit, found = self._limits.most_offset, self._tiles[a].beyond.get(b, 0.0)
-        if not found > limit or any(self._is_displaced(index) for index in (a, b)):
+        """Blame a tile of each pair of these too far apart; more matches shift the blame."""
+        for index in (a, b):
+            for other, off in self._tiles[index].beyond.items():
+                if off > self._limits.most_offset:
+                    yield from self._blame(index, other, off)
+
+    def _blame(self, a: int, b: int, off: float) -> Iterator[tuple[int, Fault]]:
+        """Blame the tile that its other neighbours find further off; the later one if none tells.
+
+        Nobody is blamed anew if the other tile is far off too: that is why.
+        """
+        limit = self._limits.most_offset
+        told = {a: self._usual_offset(a, b), b: self._usual_offset(b, a)}
+        right, wrong = sorted(told, key=lambda index: (told[index], index))
+        if told[right] > limit and self._is_displaced(right):
             return
-        usual = {index: self._usual_offset(index) for index in (a, b)}
-        index = max((a, b), key=lambda i: (usual[i], i))
-        n = len(self._tiles[index].beyond)
-        yield from self._add(index, _above(named.OFFSET_BEYOND_LIMIT, found, limit, n / (n + 1)))
+        self._clear(right, named.OFFSET_BEYOND_LIMIT)
+        n = len(self._tiles[wrong].beyond)
+        yield from self._add(wrong, _above(named.OFFSET_BEYOND_LIMIT, off, limit, n / (n + 1)))
 
     def _is_displaced(self, index: int) -> bool:
         return named.OFFSET_BEYOND_LIMIT in self._tiles[index].verdict.names.split(",")
 
-    def _usual_offset(self, index: int) -> float:
-        """Give the median offset of a tile from those neighbours that are in their place."""
+    def _usual_offset(self, index: int, but: int) -> float:
+        """Give the median offset of a tile from neighbours in their place, but one.
+
+        It is the limit if there are none: neither here nor there.
+        """
         offsets = self._tiles[index].beyond.items()
-        return median([off for other, off in offsets if not self._is_displaced(other)] or [0.0])
+        others = [off for i, off in offsets if i != but and not self._is_displaced(i)]
+        return median(others or [self._limits.most_offset])
 
     def _add(self, index: int, fault: Fault) -> Iterator[tuple[int, Fault]]:
         """Add a fault to a tile, unless it has it."""
@@ -396,6 +432,27 @@ def _offset(data: Mapping[str, Any]) -> float | None:
         abs(float(data["drow"]) - float(data["nominal_drow"])),
         abs(float(data["dcol"]) - float(data["nominal_dcol"])),
     )
+
+
+def _share(beside: list[tuple[float, float]], error: float = 0.0) -> float:
+    """Give the fine detail of a tile as a fraction of its neighbours'; nan if there are none.
+
+    A score is the fine detail's share of all, so score / (1 - score) is fine over coarse detail,
+    of which a blur takes the same fraction whatever the specimen.
+
+    Parameters
+    ----------
+    beside : list of (float, float)
+        Scores of the tile and of a neighbour.
+    error : float
+        By which the tile's may be too low.
+    """
+    fractions = (_fine_over_coarse(mine + error) / _fine_over_coarse(its) for mine, its in beside)
+    return median(fractions) if beside else NAN
+
+
+def _fine_over_coarse(score: float) -> float:
+    return score / max(1 - score, LEAST_COARSE)
 
 
 def _figure(data: Mapping[str, Any], name: str, least: float = NAN) -> float:

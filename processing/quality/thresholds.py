@@ -30,7 +30,8 @@ class Thresholds:
     least_focus : float
         Least focus score.
     least_focus_neighbour : float
-        Least focus, as a fraction of the neighbours' in the same overlaps.
+        Least fine over coarse detail, score / (1 - score) of the focus, as a fraction of the
+        neighbours' in the same overlaps.
     least_focus_relative : float
         Least focus, as a fraction of the median; for tiles without a neighbour to compare with.
     most_astigmatism : float
@@ -71,7 +72,7 @@ class Thresholds:
     most_beam_edge: float = 0.05
     most_obstructed: float = 0.05
     least_focus: float = 0.02
-    least_focus_neighbour: float = 0.7
+    least_focus_neighbour: float = 0.65
     least_focus_relative: float = 0.6
     most_astigmatism: float = 0.2
     most_drift: float = 2.0

@@ -4,7 +4,7 @@ Wrong matches are left out and missing ones are bridged, so no single pair spoil
 """
 
 from processing.solve.affine import AffineSolution, solve_affine
-from processing.solve.incremental import IncrementalSolver, Snapshot
+from processing.solve.incremental import IncrementalSolver, Snapshot, warm_up
 from processing.solve.translation import (
     MATCHED,
     STAGE,
@@ -24,5 +24,6 @@ __all__ = [
     "solve",
     "solve_affine",
     "solve_matches",
+    "warm_up",
     "well_connected",
 ]

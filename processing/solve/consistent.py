@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processing.solve.apart import PlaceApart
+from processing.solve.bridges import overruled
 from processing.solve.least_squares import LeastSquares, components, lengths, misfits
-from processing.solve.loops import Loops, between_many, find_loops, grow, join
+from processing.solve.loops import Loops, between_many, contract, drop_inner, find_loops, grow, join
 
 LEAST_SCALE = 0.15  # the least standard deviation that right matches are taken to have, in px
 LEAST_NOISE = 0.02  # the least while there are others that are surer, in px
@@ -122,8 +123,10 @@ def pick_consistent(
     if thorough and any(sets.tie_by_loops(longest, usual, spread) for longest in VERY_LONG):
         _tie_sets(sets, limits, spread)
     placed, labels = sets.placed()
-    picked = sets.picked | _tie_by_stage(matches, *place_apart(placed, labels), labels, limits)
-    return _without_outliers(matches, picked, start, limits, take_back=True)
+    ties = _StageTies(matches, sets.picked, *place_apart(placed, labels), limits)
+    ties.tie()
+    ties.correct()
+    return _without_outliers(matches, ties.picked, start, limits, take_back=True)
 
 
 def _tie_sets(sets: _Sets, limits: NDArray[np.float64], spread: float) -> None:
@@ -223,7 +226,7 @@ class _Sets:
         self._now = np.arange(self._count)  # what has become of each set that there was first
         self._moves = np.zeros((self._count, 2))
         self._index = np.arange(len(matches))
-        self._ends, self._limits = first[matches.ends], limits
+        self._ends, self._limits = first[matches.ends], limits.copy()
         self._gaps = misfits(matches.ends, fit.positions, matches.offsets)
         self._drop_inner()
 
@@ -257,47 +260,81 @@ class _Sets:
         self, taken: NDArray[np.bool_], root: NDArray[np.int64], shift: NDArray[np.float64]
     ) -> None:
         self.picked[self._index[taken]] = True
-        self._gaps = self._gaps - shift[self._ends[:, 1]] + shift[self._ends[:, 0]]
         self._moves += shift[self._now]
-        kept, number = np.unique(root, return_inverse=True)
-        self._now, self._ends, self._count = number[self._now], number[self._ends], len(kept)
+        number, self._count = contract(self._ends, self._gaps, root, shift)
+        self._now = number[self._now]
         self._drop_inner()
 
     def _drop_inner(self) -> None:
         """Pick the matches within a set that fit; those within a set tie nothing any more."""
-        inner = self._ends[:, 0] == self._ends[:, 1]
-        fitting = inner & (lengths(self._gaps) <= self._limits)
-        self.picked[self._index[fitting]] = True
-        self._index, self._ends = self._index[~inner], self._ends[~inner]
-        self._gaps, self._limits = self._gaps[~inner], self._limits[~inner]
+        count = drop_inner(self._index, self._ends, self._gaps, self._limits, self.picked)
+        self._index, self._ends = self._index[:count], self._ends[:count]
+        self._gaps, self._limits = self._gaps[:count], self._limits[:count]
 
 
-def _tie_by_stage(
-    matches: Matches,
-    positions: NDArray[np.float64],
-    stage_sd: float,
-    labels: NDArray[np.intp],
-    limits: NDArray[np.float64],
-) -> NDArray[np.bool_]:
-    """Pick from the matches that no loop bears out those nearest to what the stage tells.
+class _StageTies:
+    """Ties sets by what the stage tells, until two matches that agree tell otherwise.
 
-    One that is farther from that than the stage is ever off is not picked.
+    Parameters
+    ----------
+    matches : Matches
+    picked : ndarray of bool, shape (m,)
+        The matches that make the sets.
+    positions : ndarray of float64, shape (n, 2)
+        With sets apart from the largest where the stage says, in px.
+    stage_sd : float
+        How far off that is, in px.
+    limits : ndarray of float64, shape (m,)
+        How far off each match may be, in px.
     """
-    gaps = misfits(matches.ends, positions, matches.offsets)
-    size = lengths(gaps)
-    apart = _differ(labels[matches.ends])
-    likely = np.flatnonzero(apart & (size <= limits + OUTLIER_SCALES * stage_sd))
-    likely = likely[np.argsort(size[likely], kind="stable")]
-    taken, _, _ = join(
-        np.arange(len(likely))[:, None],
-        labels[matches.ends[likely]],
-        gaps[likely],
-        limits[likely],
-        int(labels.max()) + 1,
-    )
-    picked = np.zeros(len(matches), dtype=bool)
-    picked[likely[taken]] = True
-    return picked
+
+    def __init__(
+        self,
+        matches: Matches,
+        picked: NDArray[np.bool_],
+        positions: NDArray[np.float64],
+        stage_sd: float,
+        limits: NDArray[np.float64],
+    ) -> None:
+        self.picked = picked.copy()
+        self._matches, self._positions, self._limits = matches, positions, limits
+        self._doubts = matches.sizes(positions)
+        self._farthest = limits + OUTLIER_SCALES * stage_sd
+
+    def tie(self) -> None:
+        """Pick from the matches that no loop bears out those nearest to what the stage tells.
+
+        One that is farther from that than the stage is ever off is not picked.
+        """
+        likely = np.flatnonzero(~self.picked & (self._doubts <= self._farthest))
+        self._join(likely[np.argsort(self._doubts[likely], kind="stable")])
+
+    def correct(self) -> None:
+        """Take back those that two matches overrule: sets tied to each other have more of them."""
+        for _ in range(ROUNDS):
+            gaps = misfits(self._matches.ends, self._positions, self._matches.offsets)
+            wrong, right = overruled(
+                self._matches.ends, gaps, self._limits, self.picked, self._doubts
+            )
+            if not wrong.any():
+                return
+            self.picked &= ~wrong
+            self._join(np.flatnonzero(right))
+
+    def _join(self, which: NDArray[np.intp]) -> None:
+        """Tie sets by matches, one after the other."""
+        labels = components(len(self._positions), self._matches.ends[self.picked])
+        apart = which[_differ(labels[self._matches.ends[which]])]
+        ends = self._matches.ends[apart]
+        taken, _, shift = join(
+            np.arange(len(apart))[:, None],
+            labels[ends],
+            misfits(ends, self._positions, self._matches.offsets[apart]),
+            self._limits[apart],
+            int(labels.max()) + 1,
+        )
+        self.picked[apart[taken]] = True
+        self._positions = self._positions + shift[labels]
 
 
 def _differ(ends: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from processing.solve.bridges import on_loops
 from processing.solve.consistent import Matches, pick_consistent
 from processing.solve.least_squares import LeastSquares, components, lengths, misfits
-from processing.solve.loops import on_loops
 from processing.solve.translation import LEAST_SD, Solution, solve
 
 REACH = 6  # how many matches away from a change tiles are solved again
@@ -212,11 +212,12 @@ class IncrementalSolver:
         """Fit all positions at once by the matches that are kept.
 
         Takes away what little the solutions of neighbourhoods add up to. `update` does it every
-        hundred times; it takes 10 ms for 5 000 tiles.
+        hundred times, which is its slowest kind: it takes 7 ms for 5 000 tiles.
         """
         numbers = np.flatnonzero(self._kept[: self._n_matches])
         # A match between sets may have been believed for want of a better one, far from here.
-        numbers = numbers[np.ptp(self._set[self._ends[numbers]], axis=1) == 0]
+        sets = self._set[self._ends[numbers]]
+        numbers = numbers[sets[:, 0] == sets[:, 1]]
         ends, n_tiles = self._ends[numbers], len(self._name)
         equations = LeastSquares(n_tiles, ends, 1 / self._sd[numbers] ** 2)
         self._positions[:n_tiles] = equations.solve(
@@ -411,6 +412,34 @@ class IncrementalSolver:
         array = getattr(self, name)
         if index >= len(array):
             setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
+
+
+def warm_up() -> None:
+    """Compile all that solving needs, so that no montage waits for it.
+
+    What is compiled is kept on disk: this takes 15 s once, and a second after that.
+    """
+    side = 6
+    index = np.arange(side**2).reshape(side, side)
+    pairs = np.concatenate(
+        [
+            np.stack([index[:, :-1], index[:, 1:]], -1).reshape(-1, 2),
+            np.stack([index[:-1], index[1:]], -1).reshape(-1, 2),
+        ]
+    )
+    nominal = 900.0 * np.stack(np.divmod(index.ravel(), side), axis=1)
+    offsets = nominal[pairs[:, 1]] - nominal[pairs[:, 0]]
+    # Some are wrong, so that loops of all lengths are looked for.
+    offsets[::3] += np.random.default_rng(0).uniform(-200, 200, (len(offsets[::3]), 2))
+    solver = IncrementalSolver()
+    for tile, place in enumerate(nominal):
+        solver.add_tile(tile, place)
+    for (a, b), (down, across) in zip(pairs.tolist(), offsets.tolist(), strict=True):
+        solver.add_match(a, b, down, across)
+    solver.update()
+    snapshot = solver.snapshot()
+    solver.adopt(snapshot, snapshot.solve())
+    solver.settle()
 
 
 def _largest_first(sets: NDArray[np.intp], size: NDArray[np.intp]) -> list[int]:

@@ -51,6 +51,7 @@ class LeastSquares:
             normal.tocsc(),
             permc_spec="MMD_AT_PLUS_A",
             diag_pivot_thresh=0.0,
+            panel_size=1,  # columns are short: wider panels take a third longer
             options={"SymmetricMode": True},
         )
 
@@ -174,27 +175,71 @@ def components(n_tiles: int, ends: NDArray[np.intp]) -> NDArray[np.intp]:
 def _inverse_diagonal(first, rows, lower, pivots):  # type: ignore[no-untyped-def]
     """Give the diagonal of (L D Lᵀ)⁻¹ for a unit lower L in sorted columns and D = diag(pivots).
 
-    Columns from the last to the first, each from those before it, only where L is not zero.
+    Columns from the last to the first, each from those before it, only where L is not zero. Columns
+    in a row with the same rows below them share one dense block of the inverse.
     """
     n = len(pivots)
-    inverse = np.zeros(len(rows))
-    diagonal = np.empty(n)
-    place = np.full(n, -1)
-    for column in range(n - 1, -1, -1):
-        start, stop = first[column] + 1, first[column + 1]
-        for p in range(start, stop):
-            place[rows[p]] = p
-        for p in range(start, stop):
-            row = rows[p]
-            inverse[p] -= diagonal[row] * lower[p]
-            for q in range(first[row] + 1, first[row + 1]):
-                other = place[rows[q]]
-                if other >= 0:
-                    inverse[other] -= inverse[q] * lower[p]
-                    inverse[p] -= inverse[q] * lower[other]
-        value = 1 / pivots[column]
-        for p in range(start, stop):
-            value -= lower[p] * inverse[p]
-            place[rows[p]] = -1
-        diagonal[column] = value
+    inverse, diagonal = np.zeros(len(rows)), np.empty(n)
+    place = np.full(n, -1)  # of each row in the block
+    most = 0
+    for column in range(n):
+        most = max(most, first[column + 1] - first[column])
+    block, values = np.empty((most, most)), np.empty(most)
+    column = n - 1
+    while column >= 0:
+        last, below = column, rows[first[column] + 1 : first[column + 1]]
+        size = len(below)
+        for k in range(size):
+            place[below[k]] = k
+        _gather(block, below, place, (first, rows), (inverse, diagonal))
+        while True:
+            start, stop = first[column] + 1, first[column + 1]
+            for k in range(size):
+                values[k] = 0.0
+            for p in range(start, stop):
+                known = place[rows[p]]
+                for k in range(size):
+                    values[k] -= lower[p] * block[known, k]
+            diagonal[column] = 1 / pivots[column]
+            for p in range(start, stop):
+                inverse[p] = values[place[rows[p]]]
+                diagonal[column] -= lower[p] * inverse[p]
+            place[column] = size
+            above = rows[first[max(column - 1, 0)] + 1 : first[column]]
+            if not _fill(above, place, size + 1):
+                break
+            for k in range(size):
+                block[size, k] = block[k, size] = values[k]
+            block[size, size] = diagonal[column]
+            size, column = size + 1, column - 1
+        for row in below:
+            place[row] = -1
+        for row in range(column, last + 1):
+            place[row] = -1
+        column -= 1
     return diagonal
+
+
+@njit(nogil=True, cache=True)
+def _gather(block, below, place, structure, known):  # type: ignore[no-untyped-def]
+    """Fill a block with what is known of the inverse at some rows, each at its place."""
+    (first, rows), (inverse, diagonal) = structure, known
+    for k in range(len(below)):
+        for other in range(len(below)):
+            block[k, other] = 0.0
+    for k in range(len(below)):
+        row = below[k]
+        block[k, k] = diagonal[row]
+        for q in range(first[row] + 1, first[row + 1]):
+            other = place[rows[q]]
+            if other >= 0:
+                block[k, other] = block[other, k] = inverse[q]
+
+
+@njit(nogil=True, cache=True)
+def _fill(some, place, count):  # type: ignore[no-untyped-def]
+    """Tell whether rows are all that have a place, so many."""
+    placed = 0
+    for row in some:
+        placed += place[row] >= 0
+    return placed == count == len(some)

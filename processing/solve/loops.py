@@ -107,7 +107,8 @@ def find_loops(
     Loops
     """
     table = Incidence.of(n_nodes, ends)
-    by_rank = np.argsort(np.diff(table.first), kind="stable")
+    degree = np.diff(table.first)
+    by_rank = _sorted_by(np.arange(n_nodes), degree, int(degree.max(initial=0)) + 1)
     columns = table.first, table.match, table.other, table.sign
     members, gaps, seen = _search(columns, by_rank, offsets, reach, longest)
     return Loops(members, np.hypot(gaps[:, 0], gaps[:, 1]), seen)
@@ -134,11 +135,27 @@ class Incidence:
     @classmethod
     def of(cls, n_nodes: int, ends: NDArray[np.intp]) -> Incidence:
         """Make the table for matches between nodes (a, b), shape (m, 2)."""
-        flat = ends.ravel()
-        order = np.argsort(flat, kind="stable")
-        first = np.concatenate([[0], np.cumsum(np.bincount(flat, minlength=n_nodes))])
-        sign = np.where(order % 2 == 0, 1.0, -1.0)
-        return cls(first, order // 2, flat[order ^ 1], sign)
+        return cls(*incidence(ends, n_nodes))
+
+
+@njit(nogil=True, cache=True)
+def incidence(ends, n_nodes):  # type: ignore[no-untyped-def]
+    """Give the columns of `Incidence` for matches between nodes (a, b), shape (m, 2)."""
+    first = np.zeros(n_nodes + 1, np.int64)
+    for match in range(len(ends)):
+        for end in range(2):
+            first[ends[match, end] + 1] += 1
+    for node in range(n_nodes):
+        first[node + 1] += first[node]
+    matches, others = np.empty(2 * len(ends), np.int64), np.empty(2 * len(ends), np.int64)
+    signs, free = np.empty(2 * len(ends)), first[:-1].copy()
+    for match in range(len(ends)):
+        for end in range(2):
+            place = free[ends[match, end]]
+            matches[place], others[place] = match, ends[match, 1 - end]
+            signs[place] = 1.0 - 2.0 * end
+            free[ends[match, end]] += 1
+    return first, matches, others, signs
 
 
 @njit(nogil=True, cache=True)
@@ -309,12 +326,12 @@ def grow(ends, offsets, limits, n_nodes):  # type: ignore[no-untyped-def]
             while stop < count and pairs[order[stop], 0] == low and pairs[order[stop], 1] == high:
                 stop += 1
             if stop - begin > 1 and root[low] == low and root[high] == high:
-                best, votes = _largest_agreement(order[begin:stop], gaps, limits)
+                best, votes = largest_agreement(order[begin:stop], gaps, limits)
                 if votes > 1:
                     root[high] = low
                     shift[high, 0], shift[high, 1] = gaps[best, 0], gaps[best, 1]
                     for match in order[begin:stop]:
-                        taken[match] = _agree(match, best, gaps, limits)
+                        taken[match] = agree(match, best, gaps, limits)
                     tied = True
             begin = stop
     _flatten(root, shift)
@@ -337,20 +354,21 @@ def _sorted_by(indices, values, below):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _largest_agreement(group, gaps, limits):  # type: ignore[no-untyped-def]
+def largest_agreement(group, gaps, limits):  # type: ignore[no-untyped-def]
     """Find the match of a group that most agree with, and how many do."""
     best, most = group[0], 0
     for match in group[:MOST_VOTERS]:
         votes = 0
         for partner in group[:MOST_VOTERS]:
-            votes += _agree(match, partner, gaps, limits)
+            votes += agree(match, partner, gaps, limits)
         if votes > most:
             best, most = match, votes
     return best, most
 
 
 @njit(nogil=True, cache=True)
-def _agree(one, two, gaps, limits):  # type: ignore[no-untyped-def]
+def agree(one, two, gaps, limits):  # type: ignore[no-untyped-def]
+    """Tell whether two matches move what they tie alike, by their gaps in px."""
     gap = np.hypot(gaps[one, 0] - gaps[two, 0], gaps[one, 1] - gaps[two, 1])
     return gap <= np.hypot(limits[one], limits[two])
 
@@ -400,6 +418,73 @@ def join(loops, ends, offsets, limits, n_nodes):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def contract(ends, gaps, root, shift):  # type: ignore[no-untyped-def]
+    """Make one node of those that are tied together; the matches are changed in place.
+
+    Parameters
+    ----------
+    ends : ndarray of int, shape (m, 2)
+        Nodes (a, b) of each match; in the end, the new ones.
+    gaps : ndarray of float64, shape (m, 2)
+        How far b is from where the match has it from a, in px; in the end, once all have moved.
+    root : ndarray of int64, shape (n_nodes,)
+    shift : ndarray of float64, shape (n_nodes, 2)
+        As `join` gives them.
+
+    Returns
+    -------
+    number : ndarray of int64, shape (n_nodes,)
+        What each node is now.
+    count : int
+        How many there are now.
+    """
+    number, count = np.empty_like(root), 0
+    for node in range(len(root)):
+        if root[node] == node:
+            number[node] = count
+            count += 1
+    for node in range(len(root)):
+        number[node] = number[root[node]]
+    for match in range(len(ends)):
+        a, b = ends[match]
+        gaps[match, 0] += shift[a, 0] - shift[b, 0]
+        gaps[match, 1] += shift[a, 1] - shift[b, 1]
+        ends[match, 0], ends[match, 1] = number[a], number[b]
+    return number, count
+
+
+@njit(nogil=True, cache=True)
+def drop_inner(index, ends, gaps, limits, fitting):  # type: ignore[no-untyped-def]
+    """Move the matches between two nodes to the front of their arrays, in place.
+
+    Parameters
+    ----------
+    index : ndarray of int64, shape (m,)
+        What each match is called.
+    ends : ndarray of int, shape (m, 2)
+    gaps : ndarray of float64, shape (m, 2)
+    limits : ndarray of float64, shape (m,)
+    fitting : ndarray of bool
+        By names; made true of those within one node whose gap is within their limit.
+
+    Returns
+    -------
+    int
+        How many there are.
+    """
+    count = 0
+    for match in range(len(index)):
+        if ends[match, 0] != ends[match, 1]:
+            index[count], limits[count] = index[match], limits[match]
+            for k in range(2):
+                ends[count, k], gaps[count, k] = ends[match, k], gaps[match, k]
+            count += 1
+        elif np.hypot(gaps[match, 0], gaps[match, 1]) <= limits[match]:
+            fitting[index[match]] = True
+    return count
+
+
+@njit(nogil=True, cache=True)
 def _flatten(root, shift):  # type: ignore[no-untyped-def]
     """Let every node refer to the root of its tree."""
     for node in range(len(root)):
@@ -422,57 +507,3 @@ def _follow(node, root, shift):  # type: ignore[no-untyped-def]
         column += shift[node, 1]
         node = root[node]
     return row, column, node
-
-
-def on_loops(n_nodes: int, ends: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Tell which matches are on any loop: without one of the others nothing would fall apart.
-
-    Parameters
-    ----------
-    n_nodes : int
-    ends : ndarray of int, shape (m, 2)
-        Nodes (a, b) of each match.
-
-    Returns
-    -------
-    ndarray of bool, shape (m,)
-    """
-    table = Incidence.of(n_nodes, ends)
-    return np.asarray(~_find_bridges(table.first, table.match, table.other, len(ends)))
-
-
-@njit(nogil=True, cache=True)
-def _find_bridges(first, match, other, n_matches):  # type: ignore[no-untyped-def]
-    """Mark the matches that are on no loop (R. E. Tarjan, Inf. Proc. Letters 2, 1974)."""
-    n = len(first) - 1
-    number, low = np.full(n, -1), np.zeros(n, np.int64)
-    stack, came, cursor = np.zeros(n, np.int64), np.zeros(n, np.int64), first[:-1].copy()
-    bridge, count = np.zeros(n_matches, np.bool_), 0
-    for start in range(n):
-        if number[start] >= 0:
-            continue
-        depth, stack[0], came[0] = 0, start, -1
-        number[start] = low[start] = count
-        count += 1
-        while depth >= 0:
-            node = stack[depth]
-            if cursor[node] < first[node + 1]:
-                p = cursor[node]
-                cursor[node] += 1
-                if match[p] == came[depth]:
-                    continue
-                following = other[p]
-                if number[following] >= 0:
-                    low[node] = min(low[node], number[following])
-                    continue
-                number[following] = low[following] = count
-                count += 1
-                depth += 1
-                stack[depth], came[depth] = following, match[p]
-            else:
-                if depth > 0:
-                    above = stack[depth - 1]
-                    low[above] = min(low[above], low[node])
-                    bridge[came[depth]] = low[node] > number[above]
-                depth -= 1
-    return bridge

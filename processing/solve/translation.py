@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from processing.matching import Match
 from processing.solve.apart import StagePrediction
+from processing.solve.bridges import on_loops
 from processing.solve.consistent import Fit, Matches, pick_consistent
 from processing.solve.least_squares import components, incident_sum, misfits
-from processing.solve.loops import on_loops
 
 # A match is never trusted to be better than this, in px: tiles are distorted, so neighbours that
 # were measured to 0.01 px still disagree by more round a loop of four.
@@ -181,8 +181,9 @@ def check(
     start = np.asarray(nominal, dtype=np.float64)
     if start.ndim != 2 or start.shape[1] != 2 or not len(start):
         raise ValueError(f"nominal has shape {start.shape}; it must be (n, 2), n at least 1")
-    ends = np.asarray(pairs, dtype=np.intp).reshape(-1, 2)
-    targets = np.asarray(offsets, dtype=np.float64).reshape(-1, 2)
+    # Copies, since for a view or an array that may not be written all would be compiled anew.
+    ends = np.array(pairs, dtype=np.intp, order="C").reshape(-1, 2)
+    targets = np.array(offsets, dtype=np.float64, order="C").reshape(-1, 2)
     sigma = np.ones(len(ends)) if sd is None else np.asarray(sd, dtype=np.float64).reshape(-1)
     if not len(ends) == len(targets) == len(sigma):
         raise ValueError(

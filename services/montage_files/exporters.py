@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from callbacks.folders import whole_file
 from processing.geometry.frame import NM_PER_UM
 from services.montage_files.montage import MontageFileError, PlacedMontage, PlacedTile
 
@@ -160,18 +161,16 @@ def write_ome_tiff(
             f"{montage.name} tells no pixel size; OME-TIFF holds positions in µm and needs one"
         )
     path = folder / f"{montage.name}.ome.tif"
-    part = path.with_name(f"{path.name}.part")  # a name that is there stands for a whole file
     scale = montage.pixel_size / NM_PER_UM
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tifffile.TiffWriter(part, ome=True, bigtiff=True) as file:
+        with (
+            whole_file(path) as unfinished,
+            tifffile.TiffWriter(unfinished, ome=True, bigtiff=True) as file,
+        ):
             for tile, frame in zip(montage.tiles, frames, strict=True):
                 file.write(frame, photometric="minisblack", metadata=_ome_metadata(tile, scale))
-        part.replace(path)
     except OSError as error:
         raise _not_written(path, error) from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -124,7 +124,7 @@ def test_how_late_a_tile_is_and_how_many_are_behind(montage, make_processor, rec
         processor = make_processor(pool=pool)
         feed(processor, montage.documents())
         wait_until(lambda: processor.tiles_behind == montage.n_tiles)
-        time.sleep(0.2)
+        time.sleep(0.2)  # so late the tiles are, at least
         release.set()
         assert processor.wait(WAIT)
     tiles = recorder.table("tile")

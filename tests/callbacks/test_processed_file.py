@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 
 import h5py
 import numpy as np
 import pytest
 from tiled.adapters.hdf5 import HDF5ArrayAdapter
 
+from callbacks import processed_file
 from callbacks.documents import file_uri
 from callbacks.processed_file import GROWTH, ProcessedFile, Row
 from processing.chain import ArraySpec
@@ -160,6 +164,28 @@ def test_rows_are_read_back_without_hdf5(path):
         assert not owner.row(0).read(name).any()
     out = np.empty((256, 192), np.uint16)
     assert owner.row(1).read("frame", out) is out
+
+
+def test_a_system_that_keeps_all_it_writes(path, monkeypatch):
+    """What it cannot do otherwise is written as everything else is; a full disk is told."""
+    asked, plain = [], os.pwritev
+
+    def refuse(file, parts, offset, flags=0, code=errno.EOPNOTSUPP):
+        asked.append(flags)
+        if flags:
+            raise OSError(code, os.strerror(code))
+        return plain(file, parts, offset)
+
+    monkeypatch.setattr(processed_file, "UNCACHED", 1)
+    monkeypatch.setattr(os, "pwritev", refuse)
+    owner = ProcessedFile(path, ARRAYS, 2)
+    write(owner.row(1))
+    assert asked == [1, 0, 0, 0]  # the frame is large, the others are not
+    with h5py.File(path) as file:
+        check(file, [1], 2)
+    monkeypatch.setattr(os, "pwritev", partial(refuse, code=errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        write(owner.row(0))
 
 
 def test_only_some_of_the_arrays(path):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -21,11 +19,11 @@ from callbacks.references import (
     reference_age,
     write_average,
 )
-from callbacks.tile_jobs import ProcessorSettings, TileTask, process_tile, read_tile, warm_up
+from callbacks.tile_jobs import ProcessorSettings, TileTask, process_tile, read_tile
 from processing.chain import StepSettings, make_chain
+from processing.flatfield import References
 from processing.geometry import FrameGeometry
 from tests.callbacks.montage import SIDE, texture, write_frames
-from tests.support import REPOSITORY
 
 DATA = "/entry/data/data"
 SHAPE = (SIDE, SIDE)
@@ -178,6 +176,12 @@ def test_references_of_another_shape_are_refused(frames, references, tmp_path):
     await_references(references, 0.0, SHAPE)
 
 
+def test_references_are_turned_before_the_first_tile(frames, references, monkeypatch):
+    await_references(references, 0.0, SHAPE, (False, True))
+    monkeypatch.setattr(References, "__post_init__", lambda _: pytest.fail("they are made anew"))
+    process_tile(task(frames, references=references), SETTINGS)
+
+
 def test_the_age_of_references_is_that_of_the_older_one(frames, references):
     done = process_tile(task(frames, references=references), SETTINGS)
     assert done.figures["reference_age"] < 0.1
@@ -193,42 +197,3 @@ def test_the_age_of_references_is_that_of_the_older_one(frames, references):
     )
     done = process_tile(task(frames, references=references), replace(SETTINGS, steps=patient))
     assert not done.figures["reference_stale"]
-
-
-# Before the first tile
-
-
-def test_after_warming_up_a_tile_compiles_nothing(frames, references, tmp_path):
-    """In a process of its own: what other tests compiled does not count."""
-    program = f"""
-from numba.core.event import install_recorder
-from callbacks.references import ReferenceFiles
-from callbacks.tile_jobs import *
-from callbacks.frames import FrameReference
-from callbacks.lens_files import load_lens
-from processing.geometry import FrameGeometry
-
-settings = ProcessorSettings()
-warm_up(settings)
-task = TileTask(
-    FrameReference({str(frames)!r}, {DATA!r}, 0, 1, 1),
-    FrameGeometry(4.0, flip_columns=True),
-    references=ReferenceFiles({references.bright!r}, {references.dark!r}),
-    edges=dict.fromkeys(("top", "bottom", "left", "right"), 100.0),
-)
-with install_recorder("numba:compile") as recorder:
-    edges = process_tile(task, settings).edges
-    match_tiles(edges["right"], edges["left"], (0.0, 200.0), settings)
-print(len(recorder.buffer))
-"""
-    out = subprocess.check_output(
-        [sys.executable, "-c", program], cwd=REPOSITORY, text=True, timeout=150
-    )
-    assert out.split()[-1] == "0"
-
-
-def test_warming_up_twice_takes_no_time():
-    warm_up(SETTINGS)
-    began = time.thread_time()
-    warm_up(SETTINGS)
-    assert time.thread_time() - began < 1.0

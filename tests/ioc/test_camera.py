@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bluesky.plans as bp
 import h5py
+import hdf5plugin  # noqa: F401  # reads what is compressed
 import numpy as np
 import pytest
 from bluesky import RunEngine
@@ -147,6 +148,30 @@ class TestPlugins:
         number = get(f"{prefix}cam1:ArrayCounter_RBV")
         wait_until(lambda: get(f"{prefix}Stats1:UniqueId_RBV") == number, 5, "the last frame")
         put(f"{prefix}Stats1:BlockingCallbacks", "Yes")
+
+
+class TestCompression:
+    @pytest.fixture
+    def hdf(self, replay):
+        prefix = f"{replay.prefix}CAM:HDF1:"
+        put(f"{prefix}Compression", "Blosc")
+        yield prefix
+        put(f"{prefix}Capture", 0)
+        put(f"{prefix}Compression", "None")
+
+    def test_frames_are_smaller_and_the_same(self, hdf, det, run, pixels):
+        documents = run(bp.count([det], 3))
+        with h5py.File(file_of(documents), "r") as file:
+            data = file[DATA]
+            assert data.shape == (3, *SHAPE)
+            for index, number in enumerate(file[UNIQUE_ID]):
+                np.testing.assert_array_equal(data[index], pixels[(number - 1) % COUNT])
+                assert data.id.get_chunk_info(index).size < 0.95 * pixels[0].nbytes
+
+    def test_it_cannot_change_in_a_file(self, hdf):
+        put(f"{hdf}Capture", 1)
+        assert "HDF1 is capturing" in refusal(f"{hdf}Compression", "None")
+        assert get(f"{hdf}Compression_RBV", text=True) == "Blosc"
 
 
 class TestModes:

@@ -166,3 +166,26 @@ def test_a_beam_that_does_not_come_back_ends_the_montage_and_what_there_is_is_so
     (summary,) = processing.documents.table("montage")
     assert summary["tiles"] == result.tiles
     assert len(processing.documents.table("position")) == result.tiles
+
+
+def test_tiles_taken_in_blocks_are_matched_judged_and_solved_like_any_others(
+    lab: Lab, session: Session, processing: Processing
+):
+    focus(lab, session)
+    processing.when_taken(5, lambda: lab.fault("BeamDrop", 1))
+    result = session(take(lab, processing, pattern="blocks", block=2))
+    check_documents(session.documents)
+    verdicts = processing.verdicts()
+    assert [index for index, takes in verdicts.items() if len(takes) > 1] == [5]
+    assert {takes[-1][0] for takes in verdicts.values()} == {"pass"}
+    order = [event["tile_index"] for event in session.events()]
+    assert order.index(5, 6) <= 11, "again at the end of the row of blocks: 2 × 5 tiles"
+    assert (result.tiles, result.retaken, result.failed) == (15, 1, ())
+    assert len(processing.documents.table("position")) == 15
+    good = {
+        (match["tile_a"], match["tile_b"])
+        for match in processing.documents.table("match")
+        if match["good"]
+    }
+    assert len(good) == 22, "3 × 4 pairs across and 2 × 5 down"
+    assert lab.is_safe()

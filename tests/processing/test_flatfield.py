@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from processing.flatfield import References, flat_field, make_references
+from processing.flatfield import SAMPLE, References, flat_field, make_references
 
 SHAPE = (96, 128)
 
@@ -60,6 +60,23 @@ def test_bad_pixels_are_found_and_replaced(camera):
     flat = flat_field(take(dark, response, 9000.0), references)
     assert flat.std() < 2.0
     assert abs(int(flat[30, 40]) - int(flat[31, 41])) < 5
+
+
+def test_bad_pixels_of_a_large_camera_are_found():
+    """Where how far all pixels scatter is told from a sample of them."""
+    shape = 1800, 2048
+    rng = np.random.default_rng(6)
+    dark = rng.normal(200, 3, shape)
+    response = rng.normal(1, 0.02, shape)
+    expected = np.zeros(shape, bool)
+    expected.flat[rng.choice(expected.size, 500, replace=False)] = True
+    dark[expected] += np.resize([40, 0], 500)  # every other is hot, the rest is nearly dead
+    response[expected & (dark < 230)] *= 0.5
+    assert expected.size > 3 * SAMPLE
+    references = make_references(dark + 12000 * response, dark)
+    assert (references.bad == expected).all()
+    good = ~expected
+    assert np.allclose((references.gain * response)[good], response[good].mean(), rtol=2e-3)
 
 
 def test_a_block_of_bad_pixels_is_filled_from_round_it():

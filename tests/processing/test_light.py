@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from processing.light import find_light
+from processing.light import Light, find_light
 from tests.processing.scenes import expose, texture
 
 SIDE = 512
@@ -31,6 +31,22 @@ def test_the_edge_of_the_beam(reach):
     found = find_light(tile(light))
     assert found.obstructed == 0
     assert found.beam_edge == pytest.approx(np.mean(light < 0.25), abs=0.03)
+
+
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("soft", [60, 100])
+def test_an_edge_of_the_beam_as_soft_as_the_tile_is_wide(soft, turn):
+    light = np.rot90(1 / (1 + np.exp((60 + soft * np.log(3) - COLUMNS) / soft)), turn)
+    found = find_light(tile(light))
+    assert found.obstructed == 0
+    assert found.beam_edge == pytest.approx(60 / SIDE, abs=0.07)
+    assert found.beam_edge > 0.05
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.7])
+def test_a_fold_has_light_on_both_sides(slope):
+    away = np.abs(ROWS - slope * COLUMNS - 200)
+    assert find_light(tile(1 - 0.9 / (1 + np.exp((away - 80) / 20)))) == Light(0.0, 0.0)
 
 
 @pytest.mark.parametrize("width", [60, 200])

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import DisjointSet
 
+from processing.solve.bridges import on_loops, overruled
 from processing.solve.least_squares import LeastSquares, components
-from processing.solve.loops import Loops, find_loops, grow, join, on_loops
+from processing.solve.loops import Loops, find_loops, grow, join
 
 graphs = st.integers(3, 7).flatmap(
     lambda n: st.tuples(
@@ -122,6 +123,41 @@ def test_sets_grow_by_what_two_matches_agree_on():
     assert taken.tolist() == [True, True, False, True, True, False]
     assert root[0] == root[1] == root[2] != root[3]
     assert shift[1] - shift[0] == pytest.approx((5.05, 0), abs=0.06)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_match_that_alone_ties_two_parts_is_overruled_by_two_that_agree(flipped):
+    """Two triangles; one kept match ties them, two left out agree on another place, one does not.
+
+    Nothing overrules a match within a triangle: it is on a loop.
+    """
+    ends = np.array(
+        [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3), (0, 3), (1, 4), (5, 2), (1, 5)]
+    )
+    gaps = np.zeros((10, 2))
+    gaps[7], gaps[8], gaps[9] = (40.0, -9.0), (-40.1, 9.0), (70.0, 3.0)
+    if flipped:
+        ends, gaps = ends[:, ::-1].copy(), -gaps
+    kept = np.arange(10) < 7
+    wrong, right = overruled(ends, gaps, np.full(10, 0.2), kept, np.zeros(10))
+    assert np.flatnonzero(wrong).tolist() == [6]
+    assert np.flatnonzero(right).tolist() == [7, 8]
+    gaps[8] = 8.0
+    wrong, right = overruled(ends, gaps, np.full(10, 0.2), kept, np.zeros(10))
+    assert not wrong.any()
+    assert not right.any()
+
+
+def test_of_two_matches_in_a_row_the_more_doubtful_one_is_overruled():
+    """Nodes 0 to 1 to 2 in a row by one match each; two others tie 0 to 2 otherwise."""
+    ends = np.array([(0, 1), (1, 2), (0, 2), (2, 0)])
+    gaps = np.array([(0.0, 0), (0.0, 0), (30.0, 0), (-30.0, 0)])
+    for worse in (0, 1):
+        doubts = np.where(np.arange(4) == worse, 9.0, 1.0)
+        kept = np.arange(4) < 2
+        wrong, right = overruled(ends, gaps, np.full(4, 0.2), kept, doubts)
+        assert np.flatnonzero(wrong).tolist() == [worse]
+        assert right.tolist() == [False, False, True, True]
 
 
 def test_joining_leaves_out_what_contradicts_earlier_loops():

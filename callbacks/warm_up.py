@@ -1,0 +1,90 @@
+"""Compiles all that a montage needs, so that the first one does not wait for it.
+
+What is compiled is kept on disk, so this takes half a minute once, and a second after that.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import cv2
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from callbacks.tile_jobs import ProcessorSettings, match_tiles
+from processing.chain import TileState, make_chain
+from processing.flatfield import References
+from processing.geometry import FrameGeometry
+from processing.lens import LensModel, lens_map
+from processing.mosaic import display_range, plan_mosaic, render
+from processing.solve import IncrementalSolver
+
+SIDE = 512  # of a tile, in px
+TURN = 1.0  # degrees; patches that differ in their offsets are followed by a function of its own
+GRID = 4  # tiles along each side
+WRONG = (5, 6)  # a match that is to be found out
+ISLAND = (15, 3)  # tiles without matches
+
+
+def warm_up(settings: ProcessorSettings) -> None:
+    """Do once what is done with a montage, and have OpenCV and numpy work on one thread each.
+
+    Parameters
+    ----------
+    settings : ProcessorSettings
+    """
+    # Tiles are what is done at once, not parts of them: helpers of OpenCV and of numpy's matrix
+    # products would only wait for each other, and keep a processor busy with that.
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
+    _warm_up_tiles(settings)
+    warm_up_solver()
+    _warm_up_mosaic()
+
+
+def _warm_up_tiles(settings: ProcessorSettings) -> None:
+    """Process two neighbours, and match them; one is turned a little against the other."""
+    image = np.random.default_rng(0).integers(100, 4000, (2 * SIDE, 2 * SIDE), np.uint16)
+    image = cv2.GaussianBlur(image, (0, 0), 2)
+    turn = cv2.getRotationMatrix2D((SIDE, SIDE / 2), TURN, 1.0)
+    turned = cv2.warpAffine(image, turn, image.shape[::-1])
+    shape = SIDE, SIDE
+    bad = np.zeros(shape, bool)
+    bad[SIDE // 2, SIDE // 2] = True
+    references = References(np.full(shape, 10, np.float32), np.ones(shape, np.float32), bad)
+    edges = []
+    for picture, left in ((image, 0), (turned, SIDE // 2)):
+        tile = TileState(
+            np.ascontiguousarray(picture[:SIDE, left : left + SIDE]),
+            FrameGeometry(1.0),
+            references,
+            lens=lens_map(LensModel.none(shape)),
+            widths=dict.fromkeys(("top", "bottom", "left", "right"), SIDE // 2),
+        )
+        make_chain(settings.steps)(tile)
+        edges.append(tile.edges)
+    if edges[0]:
+        match_tiles(edges[0]["right"], edges[1]["left"], (3.0, SIDE / 2 - 2), settings)
+
+
+def warm_up_solver() -> None:
+    """Solve a montage as it grows and at its end, one match of which is wrong and some missing."""
+    solver = IncrementalSolver()
+    cells = list(itertools.product(range(GRID), range(GRID)))
+    for index, cell in enumerate(cells):
+        solver.add_tile(index, np.multiply(cell, SIDE))
+        for other, (down, across) in ((index - 1, (0, SIDE)), (index - GRID, (SIDE, 0))):
+            if other < 0 or (across and not cell[1]) or {index, other} & {*ISLAND}:
+                continue
+            error = 100 if (other, index) == WRONG else 0
+            solver.add_match(other, index, down + error, across)
+        solver.update()
+    solver.snapshot().solve()
+
+
+def _warm_up_mosaic() -> None:
+    """Make a mosaic of two tiles."""
+    layout = plan_mosaic([(0, 0), (0, SIDE // 2)], (SIDE, SIDE))
+    tile = np.ones((SIDE, SIDE), np.uint16)
+    whole = slice(0, layout.shape[0]), slice(0, layout.shape[1])
+    display_range(render(lambda _, window: tile[window], layout, whole))
