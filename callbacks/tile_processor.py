@@ -21,9 +21,8 @@ from callbacks.folders import DataFolders
 from callbacks.jobs import Job, Priority
 from callbacks.montage_run import MontageRun
 from callbacks.tile_jobs import ProcessorSettings
-from callbacks.warm_up import warm_up_solver
+from processing import solve
 from processing.quality import Thresholds
-from processing.solve import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +148,7 @@ class TileProcessor:
             logger.exception("a consumer of processed runs failed on a %s document", name)
 
     def _work(self) -> None:
-        warm_up_solver()
+        solve.warm_up()
         while (task := self._next_task()) is not None:
             for step in (task, self._pump):
                 try:

@@ -5,25 +5,20 @@ What is compiled is kept on disk, so this takes half a minute once, and a second
 
 from __future__ import annotations
 
-import itertools
-
 import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from callbacks.tile_jobs import ProcessorSettings, match_tiles
+from processing import solve
 from processing.chain import TileState, make_chain
 from processing.flatfield import References
 from processing.geometry import FrameGeometry
 from processing.lens import LensModel, lens_map
 from processing.mosaic import display_range, plan_mosaic, render
-from processing.solve import IncrementalSolver
 
 SIDE = 512  # of a tile, in px
 TURN = 1.0  # degrees; patches that differ in their offsets are followed by a function of its own
-GRID = 4  # tiles along each side
-WRONG = (5, 6)  # a match that is to be found out
-ISLAND = (15, 3)  # tiles without matches
 
 
 def warm_up(settings: ProcessorSettings) -> None:
@@ -38,7 +33,7 @@ def warm_up(settings: ProcessorSettings) -> None:
     cv2.setNumThreads(1)
     threadpool_limits(1)
     _warm_up_tiles(settings)
-    warm_up_solver()
+    solve.warm_up()
     _warm_up_mosaic()
 
 
@@ -65,21 +60,6 @@ def _warm_up_tiles(settings: ProcessorSettings) -> None:
         edges.append(tile.edges)
     if edges[0]:
         match_tiles(edges[0]["right"], edges[1]["left"], (3.0, SIDE / 2 - 2), settings)
-
-
-def warm_up_solver() -> None:
-    """Solve a montage as it grows and at its end, one match of which is wrong and some missing."""
-    solver = IncrementalSolver()
-    cells = list(itertools.product(range(GRID), range(GRID)))
-    for index, cell in enumerate(cells):
-        solver.add_tile(index, np.multiply(cell, SIDE))
-        for other, (down, across) in ((index - 1, (0, SIDE)), (index - GRID, (SIDE, 0))):
-            if other < 0 or (across and not cell[1]) or {index, other} & {*ISLAND}:
-                continue
-            error = 100 if (other, index) == WRONG else 0
-            solver.add_match(other, index, down + error, across)
-        solver.update()
-    solver.snapshot().solve()
 
 
 def _warm_up_mosaic() -> None:
