@@ -405,6 +405,8 @@ class Sequencer(Connectable):
         if command not in commands:
             raise ValueError(f"{command!r} is no command; there are {', '.join(commands)}")
         outcome = self._outcome(command)
+        if command == "abort":  # which is no failure of the flight, as it is wanted
+            self._end_completion()
 
         def done(**_: Any) -> None:
             self._end_completion()
@@ -432,6 +434,7 @@ class Sequencer(Connectable):
         if not self.state.connected:
             _log.error("%s has lost its IOC (%s) and cannot be stopped", self.name, self.prefix)
         elif self.state.get(use_monitor=False) in ("Running", *RESTING):
+            self._end_completion()  # without an error, as it is wanted
             self._try(self.abort)
 
     def unstage(self) -> list[object]:

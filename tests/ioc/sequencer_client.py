@@ -65,7 +65,8 @@ class SequencerClient:
     def array(self, name: str, length: int | None = None) -> NDArray[Any]:
         """Read results, with their length: pyepics would give as much of them as it gave before."""
         count = length or int(self.get("SEQ:Points_RBV"))
-        return np.atleast_1d(epics.caget(f"{self.ioc.prefix}SEQ:{name}_RBV", count=count))
+        pv = f"{self.ioc.prefix}SEQ:{name}_RBV"
+        return np.atleast_1d(epics.caget(pv, count=count, use_monitor=False))
 
     def write(self, x: Sequence[float], y: Sequence[float] | None = None, **others: Any) -> None:
         """Write a trajectory, and do not load it."""
