@@ -20,11 +20,13 @@ from typing import Any
 
 import cv2
 from caproto import ChannelData
+from threadpoolctl import threadpool_limits
 
 from ioc.camera import camera_groups
 from ioc.channel_access import Context
 from ioc.drivers.protocol import Instrument, connect
 from ioc.faults import Faults
+from ioc.memory import keep_memory
 from ioc.microscope import Microscope
 from ioc.records import Group
 from ioc.sequence_hardware import SequenceHardware
@@ -158,7 +160,10 @@ def serve(settings: IocSettings) -> None:
     """
     _use_loopback(settings.interfaces)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    cv2.setNumThreads(1)  # more would fight the writer and the clients for the cores
+    keep_memory()
+    # More would fight the writer and the clients for the cores.
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
     instrument = connect(settings.driver, settings.driver_options)
     try:
         asyncio.run(_serve(settings, instrument))

@@ -29,6 +29,7 @@ from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
 from callbacks.warm_up import warm_up
 from config import Config
+from ioc.memory import keep_memory
 from plans import brightfield, darkfield
 from processing.chain import StepError, StepSettings, make_chain
 from processing.geometry import ImageShift
@@ -247,6 +248,7 @@ def make_pipeline(config: Config, processed: Iterable[Consumer] = ()) -> Pipelin
     processed : iterable of callable
         Further consumers of the documents of processed runs, like a live table.
     """
+    keep_memory()
     uri, key = tiled_access(config)
     folders = DataFolders(config.data.folder.absolute())
     sink = TiledSink(uri, key, config.tiled.backup.absolute())

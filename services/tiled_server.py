@@ -15,6 +15,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from services.priority import stand_back
 from services.runtime import SERVER_KEY_VARIABLE
 
 STOP_TIMEOUT = 3
@@ -106,6 +107,7 @@ def main() -> None:
         key = os.environ[SERVER_KEY_VARIABLE]
     except KeyError:
         sys.exit(f"{SERVER_KEY_VARIABLE} is not set: the server would be open to everyone")
+    stand_back()
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     serve(TiledSettings(**settings), key)
 

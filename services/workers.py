@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 from config import Config
 from config.model import Dask
 from services.errors import PlainError
+from services.priority import stand_back
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def make_executor(config: Config, warm_up: Callable[[], None] | None = None) -> 
     """
     settings = config.processing
     if settings.executor == "threads":
-        threads = Threads(settings.workers, thread_name_prefix="processing")
+        threads = Threads(settings.workers, thread_name_prefix="processing", initializer=stand_back)
         if warm_up is not None:
             threads.submit(_try, warm_up)
         return threads
@@ -225,6 +226,7 @@ def run_watched(timeout: float, call: Callable[[], T]) -> T:
 def prepare_process(warm_up: Callable[[], None] | None) -> None:
     """Make a worker process ready: it is warm, and it outlives Ctrl-C, but not its owner."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
+    stand_back()
     _end_with_parent()
     if warm_up is not None:
         _try(warm_up)

@@ -109,14 +109,26 @@ def sharpness(data: Pixels) -> float:
     float
         Root of the covariance over the mean; 0 for a frame with nothing in it.
     """
-    middle = _middle(data, FOCUS_SIDE).astype(np.float32)
-    mean = float(middle.mean())
+    middle = _middle(data, FOCUS_SIDE)
+    mean = cv2.mean(middle)[0]
     if mean <= 0:
         return 0.0
-    first = middle[::2, ::2] + middle[1::2, 1::2]
-    second = middle[::2, 1::2] + middle[1::2, ::2]
-    covariance = float((_band(first) * _band(second)).mean()) / 4
-    return max(covariance, 0.0) ** 0.5 / mean
+    first, second = _quincunx(middle)
+    covariance = cv2.mean(cv2.multiply(_band(first), _band(second)))[0] / 4
+    return float(max(covariance, 0.0) ** 0.5 / mean)
+
+
+def _quincunx(image: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Give the sums of the two diagonals of each 2 × 2 px."""
+    # Pairs of columns as two channels, which OpenCV takes apart ten times as fast as numpy steps.
+    rows = [np.ascontiguousarray(image[row::2]) for row in (0, 1)]
+    upper, lower = (row.reshape(*row.shape[:1], -1, 2) for row in rows)
+    diagonals = ((upper, 0, lower, 1), (upper, 1, lower, 0))
+    first, second = (
+        cv2.add(cv2.extractChannel(a, i), cv2.extractChannel(b, j), dtype=cv2.CV_32F)
+        for a, i, b, j in diagonals
+    )
+    return first, second
 
 
 def _middle(data: Pixels, side: int) -> Pixels:

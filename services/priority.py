@@ -1,0 +1,21 @@
+"""Who waits for whom when processors are short: what can wait stands back for the hardware.
+
+An exposure that ends while a mosaic is drawn must be read at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+NICE = 5
+
+
+def stand_back() -> None:
+    """Have this thread, and threads that it starts, stand back for others.
+
+    On other systems than Linux it is the whole process, if the system has priorities.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
