@@ -253,9 +253,11 @@ def measure(quick: bool) -> Iterable[Result]:
         server = psutil.Process(lab.ioc.pid)
         watcher = _Watcher(server)
         began = time.monotonic()
-        record, trouble = soak(lab, RunEngine(context_managers=[]), tiles)
+        try:
+            record, trouble = soak(lab, RunEngine(context_managers=[]), tiles)
+        finally:
+            watcher.stop()
         seconds = time.monotonic() - began
-        watcher.stop()
         record.check(tiles)
     yield Result("tiles that are there once", len(record.taken), "", "of", tiles)
     yield Result("tiles that are named as missing", len(record.missing), "")

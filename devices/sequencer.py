@@ -118,6 +118,9 @@ class Flight:
         In s.
     camera, stage, scope, tile : device
         The camera must be staged.
+    told : list of int
+        The points whose events were collected. A plan does not always get what `collect` gives: a
+        failure of the flight may come in its place.
     """
 
     points: Sequence[FlightPoint]
@@ -126,6 +129,7 @@ class Flight:
     stage: Any
     scope: Any
     tile: Any
+    told: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,7 @@ class Sequencer(Connectable):
         self._paused = False
         self._told_in_file = 0  # frames of the file that results have told of
         self._page: dict[str, Any] | None = None  # whose stream_datum was just given
+        self._page_points: list[int] = []
         self.stage_sigs.update([("watchdog", WATCHDOG)])
         self._completion: DeviceOutcome | None = None
         self.recent.subscribe(self._recent_changed, run=False)
@@ -560,7 +565,7 @@ class Sequencer(Connectable):
         page = self._make_page(rows)  # first, so that what cannot be read leaves no reference
         with self._lock:
             del self._rows[: len(rows)]
-        self._page = page
+        self._page, self._page_points = page, [row.index for row in rows]
         if self._resource is None or rows[0].file != self._resource_file:
             self._resource_file = rows[0].file
             self._resource = compose_stream_resource(
@@ -583,6 +588,7 @@ class Sequencer(Connectable):
         page, self._page = self._page, None
         if page is not None:
             yield page
+            self._needed().told.extend(self._page_points)
 
     def _make_page(self, rows: Sequence[_Row]) -> dict[str, Any]:
         data, timestamps = self._shared_readings(len(rows))

@@ -133,7 +133,7 @@ class Sequencer(Group):
             for name, (units, precision) in ARRAYS.items()
         }
         self._num_points = self.pair("NumPoints", 0, limits=(0, MAX_POINTS))
-        self._load_number = self.pair("Load", 0, apply=self._load)
+        self._load_number = self.pair("Load", 0, limits=(0, 2**31 - 1), apply=self._load)
 
     def _add_rules(self) -> None:
         seconds: dict[str, Any] = {"units": "s", "precision": 4}

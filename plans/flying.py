@@ -74,6 +74,8 @@ class TileFlyer:
     _in_a_row: int = 0
     _flown: list[GridTile] = field(default_factory=list)  # of the flight, by its points
     _left: dict[int, GridTile] = field(default_factory=dict)
+    _told: list[int] = field(default_factory=list)  # points whose events are recorded
+    _noted: int = 0  # how many of them are accounted for here
 
     @property
     def readables(self) -> list[Any]:
@@ -107,6 +109,7 @@ class TileFlyer:
             self.tile,
         )
         self.waited = 0.0
+        self._told, self._noted = flight.told, 0
         # Not to be done again after a pause: it would take the tiles once more that were taken.
         loading = yield from _once(bps.prepare(self.sequencer, flight, group=short_uid("load")))
         yield from _until_done(loading)
@@ -215,12 +218,10 @@ class TileFlyer:
             yield from between(taken)
 
     def _collect(self) -> MsgGenerator[list[GridTile]]:
-        """Record what was taken; give its tiles."""
-        pages = yield from _once(
-            bps.collect(self.sequencer, name=names.PRIMARY, return_payload=True)
-        )
-        key = self.tile.index.name
-        taken = [self.grid.tiles[index] for page in pages or () for index in page["data"][key]]
+        """Record what was taken; give its tiles, and those that an error has kept back before."""
+        yield from _once(bps.collect(self.sequencer, name=names.PRIMARY, return_payload=False))
+        taken = [self._flown[point] for point in self._told[self._noted :]]
+        self._noted += len(taken)
         for tile in taken:
             self.attempts[tile.index] += 1
             self._left.pop(tile.index, None)
@@ -266,7 +267,10 @@ class TileFlyer:
 
 def _once(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
     """Send messages that are not to be sent again after a pause."""
-    return (yield from bpp.rewindable_wrapper(plan, rewindable=False))
+    try:
+        return (yield from bpp.rewindable_wrapper(plan, rewindable=False))
+    finally:
+        plan.close()  # an error may come before its first message, which bluesky would warn of
 
 
 def _until_done(status: Any) -> MsgGenerator[None]:

@@ -21,6 +21,8 @@ COUNTS = {
     "NumExposures", "NumExposuresCounter", "NumImages", "NumImagesCounter", "Sharpness", "SpotSize",
     "StigmatorX", "StigmatorY", "CondenserStigmatorX", "CondenserStigmatorY", "StopAll", "UniqueId",
     "ArraySizeZ", "ArrayData",
+    "NumPoints", "Load", "ShiftScale", "HoldAfter", "Points", "Index", "Done", "Failed",
+    "Start", "Pause", "Resume", "Skip", "Abort", "Heartbeat",
 }  # fmt: skip
 
 

@@ -326,7 +326,9 @@ class TestFaults:
         client.put("SEQ:Resume", 1)
         client.until("Done")
         assert client.order == [0, 1, 2, 3]
-        assert client.array("Fault").tolist() == [0, 0, code, 0]
+        faults = client.array("Fault").tolist()
+        # The frame after one that ended the capture may have been on its way: it is named too.
+        assert faults in ([0, 0, code, 0], [0, 0, code, code][: 4 if fault == "DiskFull" else 0])
         if fault == "DiskFull":
             assert client.array("FramePlace").tolist() == [0, 1, 0, 1]
         else:
