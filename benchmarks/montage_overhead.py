@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,16 +157,20 @@ def _take(case: Case, plan: Plan, rows: int, processing: bool) -> Taken:
         one.RE(_set_up(one))
         _warm_texture(one, case, rows)
         frames = len(_read_log(one))
-        memory = _Memory()
+        memory, starts = _Memory(), []
         one.RE.subscribe(memory)
+        one.RE.subscribe(lambda _, doc: starts.append(doc), "start")
         one.RE(_plan(one, case, plan, rows))
         over = time.time()
         if not one.pipeline.tiles.wait(PROCESSED_TIMEOUT):
             raise RuntimeError("the tiles were not processed in time")
-        log = _read_log(one)[frames:]
+        places = _places(case, starts[-1], rows)
+        ends = [frame["timestamp"] for frame in _read_log(one)[frames:]]
+        if len(ends) != len(places):
+            raise RuntimeError(f"{len(ends)} frames were taken; the grid has {len(places)} tiles")
         return Taken(
-            np.array([frame["timestamp"] for frame in log]),
-            _needed(case, log),
+            np.array(ends),
+            _needed(case, places),
             case.exposure,
             time.time() - over,
             np.array(memory.values),
@@ -281,25 +285,25 @@ def _read_log(one: Stand) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def _needed(case: Case, log: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-    """Give what the hardware needs for each tile, by the places where frames were taken.
+def _places(case: Case, start: Mapping[str, Any], rows: int) -> NDArray[np.float64]:
+    """Give where the stage was sent for each tile, shape (n, 2), in µm."""
+    if "montage" in start:
+        return np.array([[x, y] for _, _, x, y in start["montage"]["tiles"]])
+    x, y = ((np.arange(count) - (count - 1) / 2) * case.pitch for count in (case.columns, rows))
+    return np.array([[px, py] for row, py in enumerate(y) for px in (x[::-1] if row % 2 else x)])
 
-    The stage goes from pitch to pitch; where a frame lies tells which, errors of the stage aside.
-    """
-    places = np.array([[frame["x"], frame["y"]] for frame in log])
-    cells = np.round((places - places[0]) / case.pitch)
-    steps = np.abs(np.diff(cells, axis=0, prepend=cells[:1])) * case.pitch
-    options = case.options()["stage"]
-    travel = np.array(
-        [
-            max(
-                go(0.0, 0.0, length, options[axis]["speed"], options[axis]["acceleration"]).end
-                for axis, length in zip(("x", "y"), step, strict=True)
-            )
-            for step in steps
-        ]
-    )
-    return np.maximum(travel + case.settle, case.readout) + case.exposure
+
+def _needed(case: Case, places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give what the hardware needs for each tile after the one before, in s."""
+    axes = [case.options()["stage"][name] for name in "xy"]
+    travel = [
+        max(
+            go(0.0, 0.0, abs(length), axis["speed"], axis["acceleration"]).end
+            for length, axis in zip(step, axes, strict=True)
+        )
+        for step in np.diff(places, axis=0, prepend=places[:1])
+    ]
+    return np.maximum(np.array(travel) + case.settle, case.readout) + case.exposure
 
 
 # What is told

@@ -36,7 +36,7 @@ from ioc.stage import Stage
 GROUPS = ("scope", "stage", "camera", "sequencer", "faults")
 LOOPBACK = "127.0.0.1"
 CLOSE_TIMEOUT = 1.5  # s
-SWITCH_INTERVAL = 0.0005  # s that one thread may keep another waiting: sequences are in a hurry
+SWITCH_INTERVAL = 0.0002  # s that one thread may keep another waiting: sequences are in a hurry
 
 logger = logging.getLogger(__name__)
 

@@ -49,7 +49,8 @@ def settle(
     SequenceError
         If it stalled, or rests elsewhere.
     """
-    rested = since = None
+    rested: float | None = None
+    not_there = 0.0  # when it was last seen in motion, or out of position
     progress = time.monotonic(), target
     while True:
         reading = hardware.position()
@@ -59,7 +60,7 @@ def settle(
             return None
         place = reading.position["x"], reading.position["y"]
         if reading.moving & {"x", "y"}:
-            rested = since = None
+            rested, not_there = None, now
             if _distance(place, progress[1]) > STILL:
                 progress = now, place
             elif now - progress[0] > STALL_TIME:
@@ -68,10 +69,11 @@ def settle(
             time.sleep(_pause(due - now))
             continue
         _check_stalls(reading)
-        rested = rested or now
+        # Readings come late: it came to rest after it was seen in motion, and not before it was due.
+        rested = rested or min(now, max(not_there, due))
         away = _distance(target, place)
         if away > rules.tolerance:
-            since = None
+            not_there = now
             if now - rested >= rules.settle and away <= rules.shift_limit:
                 hardware.shift_by(target[0] - place[0], target[1] - place[1])
                 time.sleep(rules.shift_settle)
@@ -79,10 +81,10 @@ def settle(
             if now - rested > rules.settle_timeout:
                 raise SequenceError(FaultCode.NOT_IN_POSITION, _off(target, place, rules))
             time.sleep(FINE_POLL)
-        elif now - (since := since or now) >= rules.settle:
+        elif (left := max(rested, not_there) + rules.settle - now) <= 0:
             return place
         else:
-            time.sleep(min(SETTLING_POLL, max(rules.settle - (now - since), 0.0)))
+            time.sleep(min(SETTLING_POLL, left))
 
 
 def _check_stalls(reading: StageReading) -> None:

@@ -72,7 +72,8 @@ class VirtualCamera:
     faults : FaultSet
     renderer : FrameRenderer
     look : callable
-        ``look(exposure) -> View``: asked at the end of an exposure what the camera saw.
+        Asked with each exposure at its end; gives a callable without arguments that tells what the
+        camera saw, asked when its frame is read.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class VirtualCamera:
         clock: SimulationClock,
         faults: FaultSet,
         renderer: FrameRenderer,
-        look: Callable[[Exposure], View],
+        look: Callable[[Exposure], Callable[[], View]],
     ) -> None:
         self.settings = settings
         self.sensor = settings.sensor
@@ -92,7 +93,7 @@ class VirtualCamera:
         self._exposing = threading.Lock()
         self._abort = threading.Event()
         self._lock = threading.Lock()
-        self._unread: deque[tuple[View, float, float]] = deque()
+        self._unread: deque[tuple[Callable[[], View], float, float]] = deque()
         self._number = 0
         self._cooling = (settings.temperature, settings.temperature, clock.now())
 
@@ -154,9 +155,9 @@ class VirtualCamera:
                 f"{self.settings.timeout:g} s of its time; expose again"
             )
         timestamp = time.time()
-        view = self._look(Exposure(number, start, exposure, timestamp, binning, bits))
+        look = self._look(Exposure(number, start, exposure, timestamp, binning, bits))
         with self._lock:
-            self._unread.append((view, timestamp, end))
+            self._unread.append((look, timestamp, end))
         return number
 
     def read(self) -> Frame:
@@ -180,7 +181,8 @@ class VirtualCamera:
         with self._lock:
             if not self._unread:
                 raise CameraError("there is no frame to read; expose first")
-            view, timestamp, end = self._unread.popleft()
+            look, timestamp, end = self._unread.popleft()
+        view = look()
         if self._faults.strikes("lost_frame"):
             raise LostFrameError(f"frame {view.number} did not arrive; expose again")
         frame = Frame(self._renderer.render(view), view.number, timestamp)

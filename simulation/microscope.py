@@ -6,8 +6,9 @@ Here the parts are put together: where the camera looks, through which optics, i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import atan2, ceil, degrees, hypot, pi
 from pathlib import Path
 from typing import Protocol, TypeGuard
@@ -162,13 +163,35 @@ class VirtualMicroscope:
             x, y, width * PREFETCH_MARGIN, height * PREFETCH_MARGIN, level_for(geometry.pixel_size)
         )
 
-    def _look(self, exposure: Exposure) -> View:
-        """Work out what the camera saw in an exposure, and note the truth."""
-        state = self.column.state()
-        dropped = self.faults.strikes("beam_drop")
+    def _look(self, exposure: Exposure) -> Callable[[], View]:
+        """Note what an exposure depends on; what it saw is worked out when its frame is read.
+
+        An exposure is to take its time and no more, as a real one does.
+        """
         steps = min(max(ceil(exposure.duration / PATH_STEP), 16), MOST_PATH_STEPS)
         share = (np.arange(steps) + 0.5) / steps
         path = self.stage.true_path(exposure.start + share * exposure.duration)
+        return partial(
+            self._view,
+            exposure,
+            state=self.column.state(),
+            path=path,
+            specimen=self._seen(),
+            aperture=self.stage.aperture,
+            dropped=self.faults.strikes("beam_drop"),
+        )
+
+    def _view(
+        self,
+        exposure: Exposure,
+        *,
+        state: ColumnState,
+        path: Mapping[str, np.ndarray],
+        specimen: Texture,
+        aperture: int,
+        dropped: bool,
+    ) -> View:
+        """Work out what the camera saw in an exposure, and note the truth."""
         mean = {name: float(values.mean()) for name, values in path.items()}
         geometry = self.column.true_geometry(state)
         optics = self._optics(state, mean["x"], mean["y"], mean["z"])
@@ -181,7 +204,7 @@ class VirtualMicroscope:
             motion = np.zeros((2, 1))
         view = View(
             number=exposure.number,
-            specimen=self._seen(),
+            specimen=specimen,
             x=mean["x"] + shift[0],
             y=mean["y"] + shift[1],
             tilt=mean["tilt"],
@@ -193,7 +216,15 @@ class VirtualMicroscope:
             binning=exposure.binning,
             bits=exposure.bits,
         )
-        truth = self._truth_of(view, exposure, state=state, mean=mean, shift=shift, dropped=dropped)
+        truth = self._truth_of(
+            view,
+            exposure,
+            state=state,
+            mean=mean,
+            shift=shift,
+            aperture=aperture,
+            dropped=dropped,
+        )
         self._truth.add(truth)
         return view
 
@@ -250,6 +281,7 @@ class VirtualMicroscope:
         state: ColumnState,
         mean: dict[str, float],
         shift: np.ndarray,
+        aperture: int,
         dropped: bool,
     ) -> FrameTruth:
         binning = view.binning
@@ -265,7 +297,7 @@ class VirtualMicroscope:
             y=float(view.y),
             z=mean["z"],
             tilt=view.tilt,
-            aperture=self.stage.aperture,
+            aperture=aperture,
             magnification=state.magnification,
             pixel_size=pixel,
             angle=view.geometry.angle,
