@@ -183,10 +183,11 @@ class Judge:
 
         The shape of the blur tells them apart if it is long. Beyond that, a lens does not change
         from one tile to the next, and a stage that drifts in one exposure hardly does in the next.
+        Of two tiles alike both shapes count, as they have one cause.
         """
         limits, trust = self._limits, _trust(data)
-        odds = SHAPE_COUNTS * (_figure(data, "motion") - 0.5)
-        odds += -SAME_BLUR if lasting else ALONE
+        odds = _by_shape(data)
+        odds += _by_shape(self._last or {}) - SAME_BLUR if lasting else ALONE
         length, strength = _figure(data, "drift_px"), _figure(data, "astigmatism")
         if not odds < 0 and length > limits.most_drift:
             return _above(named.DRIFTED, length, limits.most_drift, trust)
@@ -480,6 +481,11 @@ def _figure(data: Mapping[str, Any], name: str, least: float = NAN) -> float:
     """Give a figure of a tile; nan if it was not measured."""
     value = float(data.get(name, NAN))
     return max(value, least) if isfinite(least) else value
+
+
+def _by_shape(data: Mapping[str, Any]) -> float:
+    """Give the odds that a tile's blur is drift and not a lens, by its shape; as a logarithm."""
+    return SHAPE_COUNTS * (_figure(data, "motion") - 0.5)
 
 
 def _trust(data: Mapping[str, Any]) -> float:
