@@ -125,7 +125,7 @@ class Quality(Section):
     most_obstructed: Fraction = Field(description="share of the tile behind something opaque")
     least_focus: Fraction = Field(description="focus score")
     least_focus_neighbour: Fraction = Field(
-        description="fine over coarse detail, of its neighbours' in the same overlaps"
+        description="fine over coarse detail, of its neighbours' in the overlaps and as a whole"
     )
     least_focus_relative: Fraction
     most_astigmatism: Fraction

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 from processing.quality import faults as named
@@ -17,6 +17,7 @@ from processing.quality.history import RunningMedian
 from processing.quality.thresholds import Thresholds
 
 NAN = float("nan")
+_Scores = list[tuple[float, float]]  # of the focus of a tile, and of a neighbour
 # The side of a tile, where its neighbour lies in rows and columns, and the neighbour's side.
 SIDES = (
     ("right", (0, 1), "left"),
@@ -27,14 +28,16 @@ SIDES = (
 USUAL_SNR = 1.0  # at this signal-to-noise ratio the spectrum's figures are half trusted
 HALF_TRUSTED = 2  # tiles of a median that is half trusted
 SURE = 1.0  # standard deviations by which a score must lie under its limit
-LEAST_COARSE = 1e-3  # of all detail: a score of 1 would have none
+LEAST_DETAIL = 1e-3  # fine or coarse, of all
 ONE_SIDE = 2.0  # the error of a side's score over that of the whole tile: it has a quarter of it
 # Odds, as logarithms, that a blur is drift and not a lens: by its shape at most half of the first.
 SHAPE_COUNTS, ALONE, SAME_BLUR = 4.0, 1.8, 3.0
 SAME_DIRECTION = 15.0  # degrees
 # A tile with so much of its neighbours' fine detail in what they share is not blurred: what looks
 # like it is the direction of the specimen. 2 px of drift, the limit, leave 0.73 to 0.90.
-NOT_BLURRED = 0.9
+NOT_BLURRED, LEAST_TO_DENY = 0.9, 2  # neighbours
+# An overlap that keeps so much of it does not show defocus, however the tile beyond it differs.
+SHOWN_BESIDE = 0.8
 UNSHARP = frozenset({named.OUT_OF_FOCUS, named.DRIFTED, named.ASTIGMATIC})
 LOST_LIGHT = frozenset({named.DIM, named.FAILED_PROCESSING, named.OBSTRUCTED, named.BEAM_EDGE})
 
@@ -47,6 +50,7 @@ class _Tile:
     attempt: int
     verdict: Verdict = field(default_factory=Verdict)
     blur: Fault | None = None  # along one direction, whether or not its neighbours bear it out
+    lasting: bool = False  # the textured tile before has the same blur
     matched: dict[int, bool] = field(default_factory=dict)  # textured neighbours, and if they match
     beyond: dict[int, float] = field(default_factory=dict)  # px that neighbours lie from nominal
 
@@ -96,38 +100,45 @@ class Judge:
         Verdict
         """
         index, attempt = int(data["tile_index"]), int(data["tile_attempt"])
-        blur = self._blur(data)
+        lasting = self._follows_same_blur(data)
+        blur = self._blur(data, lasting)
         verdict = self._scoped(self._look(data, blur))
         known = self._tiles.get(index)
         if known is not None and known.attempt > attempt:  # an earlier take that was done later
             return verdict
         if known is not None:
             self._forget(index, known)
-        tile = _Tile(dict(data), attempt, verdict, blur)
+        tile = _Tile(dict(data), attempt, verdict, blur, lasting)
         self._tiles[index], self._places[tile.place] = tile, index
         self._count(tile, 1)
-        self._look_back(verdict)
+        self._look_back(tile)
         if data.get("textured"):
             self._last = tile.data
         return verdict
 
-    def _look_back(self, verdict: Verdict) -> None:
-        """Take the tile before for astigmatic too, if this one has the same blur."""
-        if self._last is None or named.ASTIGMATIC not in verdict.names.split(","):
+    def _look_back(self, tile: _Tile) -> None:
+        """Name the blur of the tile before anew: a lens has it in this one too, a drift has not."""
+        before = None if self._last is None else self._tiles.get(int(self._last["tile_index"]))
+        if before is None or before.data is not self._last or before.blur is None:
             return
-        index = int(self._last["tile_index"])
-        before = self._tiles.get(index)
-        if before is None or before.data is not self._last:
+        limits, blur = self._limits, before.blur
+        if tile.lasting and named.ASTIGMATIC in tile.verdict.names.split(","):
+            limit = limits.most_astigmatism
+            strength = max(_figure(before.data, "astigmatism"), limit)
+            found = _above(named.ASTIGMATIC, strength, limit, blur.confidence)
+            told = replace(found, scope="persistent")
+        elif tile.good and tile.data.get("textured") and not (tile.lasting or before.lasting):
+            length = max(_figure(before.data, "drift_px"), limits.most_drift)
+            told = _above(named.DRIFTED, length, limits.most_drift, blur.confidence)
+        else:
             return
-        if before.blur is None or before.blur.name != named.DRIFTED:
+        if told.name == blur.name:
             return
-        limit = self._limits.most_astigmatism
-        strength = max(_figure(before.data, "astigmatism"), limit)
-        told = _above(named.ASTIGMATIC, strength, limit, before.blur.confidence)
-        before.blur = replace(told, scope="persistent")
-        if named.DRIFTED in before.verdict.names.split(","):
-            self._clear(index, named.DRIFTED)
-            self._found_late += self._add(index, before.blur)
+        before.blur = told
+        index = int(before.data["tile_index"])
+        if blur.name in before.verdict.names.split(","):
+            self._clear(index, blur.name)
+            self._found_late += self._add(index, told)
 
     def _look(self, data: Mapping[str, Any], blur: Fault | None) -> Iterator[Fault]:
         """Find the faults that a tile shows by itself and beside its neighbours."""
@@ -160,20 +171,23 @@ class Judge:
 
         A specimen may have a direction itself, which they see as well.
         """
-        if blur and not _share(self._beside_neighbours(data)) > NOT_BLURRED:
+        shared, _ = self._beside_neighbours(data)
+        denied = len(shared) >= LEAST_TO_DENY and _share(shared) > NOT_BLURRED
+        if blur and not denied:
             yield blur
         else:
             yield from self._look_at_focus(data)
 
-    def _blur(self, data: Mapping[str, Any]) -> Fault | None:
+    def _blur(self, data: Mapping[str, Any], lasting: bool) -> Fault | None:
         """Name blur along one direction: drift, or an astigmatic lens.
 
         The shape of the blur tells them apart if it is long. Beyond that, a lens does not change
         from one tile to the next, and a stage that drifts in one exposure hardly does in the next.
+        Of two tiles alike both shapes count, as they have one cause.
         """
         limits, trust = self._limits, _trust(data)
-        odds = SHAPE_COUNTS * (_figure(data, "motion") - 0.5)
-        odds += -SAME_BLUR if self._follows_same_blur(data) else ALONE
+        odds = _by_shape(data)
+        odds += _by_shape(self._last or {}) - SAME_BLUR if lasting else ALONE
         length, strength = _figure(data, "drift_px"), _figure(data, "astigmatism")
         if not odds < 0 and length > limits.most_drift:
             return _above(named.DRIFTED, length, limits.most_drift, trust)
@@ -186,47 +200,54 @@ class Judge:
 
         The two line foci of an astigmatic lens lie across each other, on both sides of the focus.
         """
-        if self._last is None or not _figure(self._last, "drift_px") > 0:
+        pair = (self._last or {}, data)
+        if not all(_figure(each, "drift_px") > 0 for each in pair):
             return False
-        turn = _figure(data, "drift_angle") - _figure(self._last, "drift_angle")
+        turn = _figure(data, "drift_angle") - _figure(pair[0], "drift_angle")
         return abs((turn + 45) % 90 - 45) <= SAME_DIRECTION
 
     def _look_at_focus(self, data: Mapping[str, Any]) -> Iterator[Fault]:
         """Compare a score with the neighbours', who see the same; only without them with all's.
 
         Specimens differ from place to place in how much fine detail they have: what a tile shares
-        with its neighbours tells defocus from that. A score that noise may have made low passes.
+        with its neighbours tells defocus from that. Yet an overlap is small, and an error of the
+        stage shifts it, so whole tiles are compared as well, and both must show it. A score that
+        noise may have made low passes.
         """
         limits, score, trust = self._limits, _figure(data, "focus"), _trust(data)
         error = SURE * max(0.0, _figure(data, "focus_sd", 0.0))
-        beside, usual = self._beside_neighbours(data), self._usual(self._scores)
+        (shared, whole), usual = self._beside_neighbours(data), self._usual(self._scores)
         if score + error < limits.least_focus:
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus, trust)
-        elif beside:
-            if _share(beside, ONE_SIDE * error) < limits.least_focus_neighbour:
-                sure = trust * len(beside) / (len(beside) + 1)
-                share = _share(beside)
+        elif shared:
+            seen_beside = _share(shared, ONE_SIDE * error)
+            share = (seen_beside * _share(whole, error)) ** 0.5
+            if seen_beside < SHOWN_BESIDE and share < limits.least_focus_neighbour:
+                sure = trust * len(shared) / (len(shared) + 1)
                 yield _below(named.OUT_OF_FOCUS, share, limits.least_focus_neighbour, sure)
         elif usual and score + error < limits.least_focus_relative * usual:
             sure = trust * self._rests(self._scores)
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus_relative * usual, sure)
 
-    def _beside_neighbours(self, data: Mapping[str, Any]) -> list[tuple[float, float]]:
-        """Give the focus of the tile and of its good neighbour in each of their overlaps.
+    def _beside_neighbours(self, data: Mapping[str, Any]) -> tuple[_Scores, _Scores]:
+        """Give the focus of the tile and of each good neighbour: in their overlap, and as a whole.
 
         Those that do not match are left out: they show other places.
         """
-        pairs = []
+        shared, whole = [], []
         row, column = int(data["tile_row"]), int(data["tile_column"])
         index = int(data["tile_index"])
         for side, (down, across), its_side in SIDES:
             other = self._tiles.get(self._places.get((row + down, column + across), -1))
-            if other is None or not other.good or not other.matched.get(index, True):
+            if other is None or not other.good or not other.data.get("textured", True):
+                continue
+            if not other.matched.get(index, True):
                 continue
             mine, its = _figure(data, f"focus_{side}"), _figure(other.data, f"focus_{its_side}")
             if mine >= 0 and its > 0:
-                pairs.append((mine, its))
-        return pairs
+                shared.append((mine, its))
+                whole.append((_figure(data, "focus"), _figure(other.data, "focus")))
+        return shared, whole
 
     # What tiles are compared with
 
@@ -434,7 +455,7 @@ def _offset(data: Mapping[str, Any]) -> float | None:
     )
 
 
-def _share(beside: list[tuple[float, float]], error: float = 0.0) -> float:
+def _share(scores: _Scores, error: float = 0.0) -> float:
     """Give the fine detail of a tile as a fraction of its neighbours'; nan if there are none.
 
     A score is the fine detail's share of all, so score / (1 - score) is fine over coarse detail,
@@ -442,23 +463,29 @@ def _share(beside: list[tuple[float, float]], error: float = 0.0) -> float:
 
     Parameters
     ----------
-    beside : list of (float, float)
-        Scores of the tile and of a neighbour.
+    scores : list of (float, float)
+        Of the tile and of each neighbour.
     error : float
         By which the tile's may be too low.
     """
-    fractions = (_fine_over_coarse(mine + error) / _fine_over_coarse(its) for mine, its in beside)
-    return median(fractions) if beside else NAN
+    fractions = [_fine_over_coarse(mine + error) / _fine_over_coarse(its) for mine, its in scores]
+    return geometric_mean(fractions) if fractions else NAN
 
 
 def _fine_over_coarse(score: float) -> float:
-    return score / max(1 - score, LEAST_COARSE)
+    score = min(max(score, LEAST_DETAIL), 1 - LEAST_DETAIL)
+    return score / (1 - score)
 
 
 def _figure(data: Mapping[str, Any], name: str, least: float = NAN) -> float:
     """Give a figure of a tile; nan if it was not measured."""
     value = float(data.get(name, NAN))
     return max(value, least) if isfinite(least) else value
+
+
+def _by_shape(data: Mapping[str, Any]) -> float:
+    """Give the odds that a tile's blur is drift and not a lens, by its shape; as a logarithm."""
+    return SHAPE_COUNTS * (_figure(data, "motion") - 0.5)
 
 
 def _trust(data: Mapping[str, Any]) -> float:

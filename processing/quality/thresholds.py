@@ -31,7 +31,7 @@ class Thresholds:
         Least focus score.
     least_focus_neighbour : float
         Least fine over coarse detail, score / (1 - score) of the focus, as a fraction of the
-        neighbours' in the same overlaps.
+        neighbours': geometric mean of that in the same overlaps and that of the whole tiles.
     least_focus_relative : float
         Least focus, as a fraction of the median; for tiles without a neighbour to compare with.
     most_astigmatism : float
@@ -72,7 +72,7 @@ class Thresholds:
     most_beam_edge: float = 0.05
     most_obstructed: float = 0.05
     least_focus: float = 0.02
-    least_focus_neighbour: float = 0.65
+    least_focus_neighbour: float = 0.62
     least_focus_relative: float = 0.6
     most_astigmatism: float = 0.2
     most_drift: float = 2.0

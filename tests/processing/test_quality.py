@@ -64,7 +64,7 @@ def judge_of(n_good, **limits):
         ({"beam_edge": 0.1}, "beam_edge"),
         ({"obstructed": 0.3}, "obstructed"),
         ({"focus": 0.005}, "out_of_focus"),
-        ({"focus": 0.42}, "out_of_focus"),  # 0.42 / 0.58, under 0.65 of its neighbours' 0.6 / 0.4
+        ({"focus": 0.42}, "out_of_focus"),  # 0.42 / 0.58, under 0.62 of its neighbours' 0.6 / 0.4
         ({"focus": 0.52}, ""),
         ({"focus": 0.35, "focus_sd": 0.2}, ""),  # that may be noise
         ({**BLURRED, "motion": 0.0}, "astigmatic"),
@@ -356,7 +356,7 @@ def blurred_to(score, share):
 
 
 @settings(max_examples=60, deadline=None)
-@given(score=st.floats(0.1, 0.95), share=st.floats(0.3, 1.0).filter(lambda x: abs(x - 0.65) > 0.01))
+@given(score=st.floats(0.1, 0.95), share=st.floats(0.3, 1.0).filter(lambda x: abs(x - 0.62) > 0.01))
 def test_the_same_blur_is_out_of_focus_whatever_the_specimen(score, share):
     judge = Judge(Thresholds(), 25)
     for index in range(6):
@@ -386,11 +386,12 @@ def test_blur_that_neighbours_deny_comes_back_once_others_bear_it_out():
     assert judge.tile(moving).names == ""
     judge.match(match(5, 6))
     assert judge.verdicts()[6].names == ""
-    judge.match(match(1, 6, good=False, reason="low correlation"))  # that one shows another place
+    told = judge.match(match(1, 6, good=False, reason="low correlation"))  # shows another place
+    assert [(index, fault.name) for index, fault in told] == [(6, "drifted")]  # one may err
     judge.tile(tile(7))
     judge.tile(tile(11))
-    told = judge.match(match(6, 7)) + judge.match(match(6, 11))
-    assert [(index, fault.name) for index, fault in told] == [(6, "drifted")]
+    judge.match(match(6, 7))
+    judge.match(match(6, 11))
     assert judge.verdicts()[6].names == "drifted"
 
 
@@ -413,6 +414,57 @@ def test_blur_that_the_next_tile_has_too_is_the_lens():
     ]
     assert judge.verdicts()[6].names == "astigmatic"
     assert judge.tile(tile(8, **blurred, drift_angle=65.0)).names == "drifted"
+
+
+def test_a_lens_that_the_next_tile_does_not_show_was_a_drift():
+    judge = judge_of(6)
+    assert judge.tile(tile(6, **BLURRED, motion=0.0)).names == "astigmatic"
+    judge.tile(tile(7, mean=2000.0))  # dim: its spectrum tells nothing of the lens
+    assert judge.verdicts()[6].names == "astigmatic"
+    judge.tile(tile(8))
+    assert judge.verdicts()[6].names == "astigmatic"
+    assert judge.tile(tile(9, **BLURRED, motion=0.0)).names == "astigmatic"
+    judge.tile(tile(14))
+    told = judge.match(match(9, 14))
+    assert [(index, fault.name, fault.value) for index, fault in told] == [(9, "drifted", 3.0)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(motions=st.lists(st.floats(0.0, 0.8), min_size=2, max_size=4), angle=st.floats(0.0, 180.0))
+def test_blur_of_tiles_in_a_row_is_the_lens_unless_all_shapes_are_motions(motions, angle):
+    judge = judge_of(5)
+    for number, motion in enumerate(motions):
+        turned = {"drift_angle": (angle + 90 * (number % 2)) % 180, "motion": motion}
+        judge.tile(tile(5 + number, **BLURRED, **turned))
+    judge.tile(tile(5 + len(motions)))
+    names = [judge.verdicts()[5 + number].names for number in range(len(motions))]
+    assert names == ["astigmatic"] * len(motions)
+
+
+def test_two_clear_motions_along_one_direction_are_two_drifts():
+    judge = judge_of(5)
+    for index in (5, 6):
+        judge.tile(tile(index, **BLURRED, motion=0.95, drift_angle=30.0))
+    judge.tile(tile(7))
+    assert [judge.verdicts()[index].names for index in (5, 6)] == ["drifted", "drifted"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(beside=st.floats(0.3, 1.2), whole=st.floats(0.1, 1.2))
+def test_defocus_shows_in_the_overlaps_and_in_the_whole_tile(beside, whole):
+    judge = judge_of(6)
+    sides = {f"focus_{side}": blurred_to(0.6, beside) for side in SIDES}
+    names = judge.tile(tile(6, focus=blurred_to(0.6, whole), focus_sd=0.0, **sides)).names
+    share, limit = (beside * whole) ** 0.5, Thresholds().least_focus_neighbour
+    if abs(share - limit) > 0.01 and abs(beside - 0.8) > 0.01:
+        assert names == ("out_of_focus" if share < limit and beside < 0.8 else "")
+
+
+def test_a_neighbour_without_texture_is_not_compared_with():
+    judge = judge_of(1)
+    judge.tile(tile(1, textured=False, focus_left=0.9, focus_right=0.9))
+    judge.tile(tile(2, focus=0.4))
+    assert judge.verdicts()[2].verdict == "pass"
 
 
 def test_the_first_tiles_are_looked_at_again_once_there_is_a_median():
