@@ -69,7 +69,7 @@ def settle(
             time.sleep(_pause(due - now))
             continue
         _check_stalls(reading)
-        # Readings come late: it came to rest after it was seen in motion, and not before it was due.
+        # Readings come late: it came to rest after it was seen in motion, not before it was due.
         rested = rested or min(now, max(not_there, due))
         away = _distance(target, place)
         if away > rules.tolerance:

@@ -3,7 +3,7 @@
 They reach devices through messages only, and leave the microscope safe whatever ends them.
 """
 
-from plans.fly_montage import fly_montage
+from plans.fly_montage import estimate_montage, fly_montage
 from plans.focus import Focus, FocusError, FocusSeries, autofocus, focus_series
 from plans.gate import Advice, QualityGate
 from plans.lens_correction import lens_correction
@@ -25,6 +25,7 @@ __all__ = [
     "autofocus",
     "brightfield",
     "darkfield",
+    "estimate_montage",
     "fly_montage",
     "focus_series",
     "lens_correction",

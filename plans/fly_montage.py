@@ -71,47 +71,90 @@ def fly_montage(
     >>> roi = {"centre": (0, 0), "width": 200, "height": 150}
     >>> RE(fly_montage(sequencer, camera, stage, scope, roi, overlap=12, focus="plane"))
     """
+    request, tiles = yield from _loaded(sequencer, *devices_and_roi, **options)
+    seconds = yield from value_of(sequencer.duration)
+    _log.info("%d tiles, in about %.0f s", len(request.todo), seconds)
+    request.metadata["estimated_time"] = float(seconds)
+    return (yield from _fly_montage(sequencer, request, tiles))
+
+
+def estimate_montage(sequencer: Any, *devices_and_roi: Any, **options: Any) -> MsgGenerator[float]:
+    """Estimate how long `fly_montage` would take, by the hardware's own numbers; nothing moves.
+
+    Focusing, retakes and what fails are not counted in.
+
+    Parameters
+    ----------
+    sequencer, camera, stage, scope, roi, **options
+        As of `fly_montage`.
+
+    Returns
+    -------
+    float
+        In s.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fly_montage`.
+
+    Examples
+    --------
+    >>> RE(estimate_montage(sequencer, camera, stage, scope, roi, pattern="blocks")).plan_result
+    """
+    yield from _loaded(sequencer, *devices_and_roi, **options)
+    return float((yield from value_of(sequencer.duration)))
+
+
+_of_montage = signature(montage)
+_flown: tuple[Any, ...] = (fly_montage, estimate_montage)
+for _plan in _flown:  # what help shows, and what forms are made of
+    _plan.__signature__ = _of_montage.replace(
+        parameters=[
+            Parameter("sequencer", Parameter.POSITIONAL_OR_KEYWORD, annotation=Any),
+            *_of_montage.parameters.values(),
+        ]
+    )
+
+
+def _loaded(
+    sequencer: Any, *devices_and_roi: Any, **options: Any
+) -> MsgGenerator[tuple[MontageRequest, TileFlyer]]:
+    """Check the arguments, and load the tiles into the sequencer; nothing moves."""
     checks.device("sequencer", sequencer, "kickoff", "complete", "hold_after")
     arguments = signature(montage).bind(*devices_and_roi, **options)
     arguments.apply_defaults()
     request = yield from montage_request(names.FLY_MONTAGE, **arguments.arguments)
     request.metadata["plan_args"]["sequencer"] = sequencer.name
-    return (yield from _fly_montage(sequencer, request))
-
-
-_of_montage = signature(montage)
-fly_montage.__signature__ = _of_montage.replace(  # type: ignore[attr-defined]
-    parameters=[
-        Parameter("sequencer", Parameter.POSITIONAL_OR_KEYWORD, annotation=Any),
-        *_of_montage.parameters.values(),
-    ]
-)
-
-
-def _fly_montage(sequencer: Any, request: MontageRequest) -> MsgGenerator[MontageResult]:
-    """Fly a montage that was checked."""
-    camera, scope, gate = request.camera, request.scope, request.gate
     exposure = request.exposure
     if exposure is None:
-        exposure = float((yield from value_of(camera.cam.acquire_time)))
+        exposure = float((yield from value_of(request.camera.cam.acquire_time)))
     tiles = TileFlyer(
         sequencer,
-        camera,
+        request.camera,
         request.stage,
-        scope,
+        request.scope,
         request.grid,
         exposure,
         retries=request.retakes,
         shifts=request.shifts,
     )
+    yield from bps.abs_set(sequencer.settle, request.settle, wait=True)
+    yield from tiles.load(request.todo)
+    return request, tiles
+
+
+def _fly_montage(
+    sequencer: Any, request: MontageRequest, tiles: TileFlyer
+) -> MsgGenerator[MontageResult]:
+    """Fly a montage that was checked and loaded."""
+    camera, scope, gate = request.camera, request.scope, request.gate
     steering = Steering(tiles, request.retakes, request.max_behind)
     focusing = Focusing(tiles, request.focus, request.autofocus, request.defocus)
     work = _FlownMontage(tiles, steering, focusing)
 
     def inner_montage(uid: str) -> MsgGenerator[None]:
-        yield from set_exposure(camera, exposure)
-        yield from bps.abs_set(sequencer.settle, request.settle, wait=True)
-        yield from tiles.load(request.todo)
+        yield from set_exposure(camera, tiles.exposure)
         yield from tiles.declare_flight()
         if request.may_focus:
             yield from focusing.declare()

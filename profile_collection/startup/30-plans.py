@@ -10,6 +10,8 @@ from plans import (
     autofocus,
     brightfield,
     darkfield,
+    estimate_montage,
+    fly_montage,
     focus_series,
     lens_correction,
     montage,
@@ -19,4 +21,7 @@ from services.engine import montage_defaults
 
 get_ipython().register_magics(BlueskyMagics)
 
-montage = update_wrapper(partial(montage, **montage_defaults(config)), montage)
+montage, fly_montage, estimate_montage = (
+    update_wrapper(partial(plan, **montage_defaults(config)), plan)
+    for plan in (montage, fly_montage, estimate_montage)
+)

@@ -1,7 +1,8 @@
 """What is here, and what could not be reached."""
 
 print(f"\ntemline on {config.instrument}: RE, {', '.join(devices)}, bp, bps")
-print("Plans: montage, snap, focus_series, autofocus, brightfield, darkfield, lens_correction")
+print("Plans: montage, fly_montage, snap, focus_series, autofocus, brightfield, darkfield,")
+print("       lens_correction, estimate_montage, resume_montage")
 for name, problem in unreachable.items():
     print(f"  NOT REACHED  {name}: {problem}")
 if catalog is None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bluesky.simulators import summarize_plan
 
-from plans import MontageResult, TileError, fly_montage, montage
+from plans import MontageResult, TileError, estimate_montage, fly_montage, montage
 from processing.geometry import ImageShift
 from tests.devices.lab import Lab, Session, check_documents
 from tests.plans.test_steering import Judge
@@ -295,3 +295,25 @@ def test_a_dry_run_moves_nothing(lab: Lab, capsys):
     summarize_plan(fly(lab, focus="plane"))
     assert "Open Run" in capsys.readouterr().out
     assert (lab.text("SEQ:State_RBV"), lab.pv("SEQ:Load_RBV")) == before
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"pattern": "serpentine"},
+        {"pattern": "raster"},
+        {"pattern": "blocks", "block": 3, "image_shift": ImageShift()},
+    ],
+    ids=lambda order: order["pattern"],
+)
+def test_the_time_is_known_beforehand(lab: Lab, session: Session, order: dict):
+    options = {"settle": 0.2, "exposure": 0.3, **order}  # long, so that a busy machine hides
+    devices = lab.sequencer, lab.camera, lab.stage, lab.scope
+    expected = session(estimate_montage(*devices, ROI, **options))
+    assert not session.documents
+    assert lab.text("SEQ:State_RBV") == "Loaded"
+    session(fly_montage(*devices, ROI, **options))
+    assert session.one("start")["estimated_time"] == pytest.approx(expected, rel=0.02)
+    events = session.events()
+    took = events[-1]["sequencer_end"] - events[0]["sequencer_start"] + 0.2
+    assert took == pytest.approx(expected, rel=0.1)
