@@ -13,10 +13,9 @@ from ioc.drivers.protocol import StageReading
 from ioc.sequence_protocol import FaultCode, Hardware, SequenceError
 from ioc.trajectory import Rules
 
-COARSE_POLL = 0.02  # s between readings of the stage while it is far from its target
-FINE_POLL = 0.0005  # and when it is about to arrive
-ARRIVING = 0.004  # s before the arrival that is expected, from when on readings are fine
-SETTLING_POLL = 0.004  # s between readings at rest
+COARSE_POLL = 0.01  # s between readings of the stage while it is on its way
+FINE_POLL = 0.001  # and when it should have arrived
+SETTLING_POLL = 0.005  # s between readings at rest
 STALL_TIME = 5.0  # s without a change of position, after which motion counts as stalled
 STILL = 1e-3  # µm that count as no change of position
 
@@ -99,7 +98,7 @@ def _distance(a: Place, b: Place) -> float:
 
 def _pause(left: float) -> float:
     """Say how long to wait for the next reading of a stage that is to arrive after some time."""
-    return FINE_POLL if left < ARRIVING else min(left - ARRIVING / 2, COARSE_POLL)
+    return min(left, COARSE_POLL) if left > FINE_POLL else FINE_POLL
 
 
 def _stuck(target: Place, found: Place) -> str:

@@ -6,7 +6,7 @@ Here the parts are put together: where the camera looks, through which optics, i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import atan2, ceil, degrees, hypot, pi
@@ -168,14 +168,11 @@ class VirtualMicroscope:
 
         An exposure is to take its time and no more, as a real one does.
         """
-        steps = min(max(ceil(exposure.duration / PATH_STEP), 16), MOST_PATH_STEPS)
-        share = (np.arange(steps) + 0.5) / steps
-        path = self.stage.true_path(exposure.start + share * exposure.duration)
         return partial(
             self._view,
             exposure,
             state=self.column.state(),
-            path=path,
+            tape_offset=self.stage.tape_offset,
             specimen=self._seen(),
             aperture=self.stage.aperture,
             dropped=self.faults.strikes("beam_drop"),
@@ -186,12 +183,15 @@ class VirtualMicroscope:
         exposure: Exposure,
         *,
         state: ColumnState,
-        path: Mapping[str, np.ndarray],
+        tape_offset: np.ndarray,
         specimen: Texture,
         aperture: int,
         dropped: bool,
     ) -> View:
         """Work out what the camera saw in an exposure, and note the truth."""
+        steps = min(max(ceil(exposure.duration / PATH_STEP), 16), MOST_PATH_STEPS)
+        share = (np.arange(steps) + 0.5) / steps
+        path = self.stage.true_path(exposure.start + share * exposure.duration, tape_offset)
         mean = {name: float(values.mean()) for name, values in path.items()}
         geometry = self.column.true_geometry(state)
         optics = self._optics(state, mean["x"], mean["y"], mean["z"])

@@ -446,13 +446,22 @@ class VirtualStage:
         path = self.true_path([self._clock.now() if time is None else time])
         return {name: float(values[0]) for name, values in path.items()}
 
-    def true_path(self, times: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    @property
+    def tape_offset(self) -> NDArray[np.float64]:
+        """How far from its nominal place the tape stopped, along x and y in µm."""
+        return self._tape_offset
+
+    def true_path(
+        self, times: ArrayLike, tape_offset: NDArray[np.float64] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
         """Give the real path of the specimen: play, errors, vibration and drift included.
 
         Parameters
         ----------
         times : array_like, shape (n,)
             Simulated times in s.
+        tape_offset : ndarray of float64, shape (2,), optional
+            That of these times, if the tape has moved since.
 
         Returns
         -------
@@ -470,7 +479,7 @@ class VirtualStage:
                 )
                 for name, factor in (("x", 1.0), ("y", 1.21))
             ]
-            offset = self._tape_offset
+            offset = self._tape_offset if tape_offset is None else tape_offset
         error = self._error.at(path["x"], path["y"])
         drift = self.drift(times)
         for i, name in enumerate(("x", "y")):
