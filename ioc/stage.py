@@ -291,6 +291,7 @@ class Stage(Group):
         self._claim = ""
         self._following = asyncio.Lock()
         self._aperture_started: float | None = None
+        self._aperture_published = 0.0
         self._aperture_done = asyncio.Event()
         reading = driver.read()
         self.motors = {
@@ -479,7 +480,10 @@ class Stage(Group):
                 )
 
     async def _publish_aperture(self, asked: float, reading: StageReading) -> None:
-        await show(self._aperture.readback, reading.aperture, always=True)
+        due = reading.aperture_moving or asked - self._aperture_published > IDLE_PERIOD / 2
+        if due:
+            self._aperture_published = asked
+        await show(self._aperture.readback, reading.aperture, always=due)
         await show(self._aperture_id, reading.aperture_id)
         started = self._aperture_started
         if started is not None and asked < started:
