@@ -36,7 +36,7 @@ def test_it_looks_like_a_montage(lab: Lab, session: Session):
         session.one("start")["uid"], 9, retaken=0, failed=(), stop="", reason=""
     )
     one, other = session.one("start"), stepped.one("start")
-    own = {"uid", "time", "scan_id", "plan_name", "plan_args"}
+    own = {"uid", "time", "scan_id", "plan_name", "plan_args", "estimated_time"}
     assert {k: v for k, v in one.items() if k not in own} == {
         k: v for k, v in other.items() if k not in own
     }
@@ -253,13 +253,22 @@ def test_tiles_that_another_run_has_are_not_taken(lab: Lab, session: Session):
 # --- interruptions
 
 
+@pytest.fixture
+def slow(lab: Lab):
+    """Steps long enough to be interrupted in their middle."""
+    lab.stage.x.velocity.set(2.0).wait(10)
+    yield {"exposure": 0.2, "settle": 0.1}
+    lab.stage.x.velocity.set(1000).wait(10)
+
+
 @pytest.mark.parametrize("moment", ["move", "exposure"])
-def test_a_pause_loses_no_frame_and_takes_none_twice(lab: Lab, session: Session, moment: str):
+def test_a_pause_loses_no_frame_and_takes_none_twice(lab: Lab, session: Session, slow, moment: str):
+    is_moving = lab.stage.x.motor_is_moving.get
     when = {
-        "move": lambda: len(order(session)) >= 1 and lab.pv("STAGE:X.MOVN"),
-        "exposure": lambda: len(order(session)) >= 1,
+        "move": lambda: len(order(session)) >= 1 and is_moving() == 1,
+        "exposure": lambda: len(order(session)) >= 1 and is_moving() == 0,
     }[moment]
-    session.interrupt(fly(lab, exposure=0.15), when)
+    session.interrupt(fly(lab, **slow), when)
     assert session.RE.state == "paused"
     assert lab.text("SEQ:State_RBV") == "Paused"
     assert lab.text("SCOPE:Blank_RBV") == "On"
