@@ -29,6 +29,7 @@ IOC_PROBES = {
     "scope": "SCOPE:Model_RBV",
     "stage": "STAGE:Moving_RBV",
     "camera": "CAM:cam1:Acquire_RBV",
+    "sequencer": "SEQ:State_RBV",
     "faults": "SIM:Fault:BeamDrop",
 }
 

@@ -85,7 +85,7 @@ def test_the_environment_gives_lists_numbers_and_null():
 
 def test_null_takes_a_device_away(site):
     config = load(site("devices:\n  aperture: null\n"), environ={}).config
-    assert set(config.devices) == {"scope", "stage", "camera"}
+    assert set(config.devices) == {"scope", "stage", "camera", "sequencer"}
 
 
 def test_options_of_devices_know_the_data_folder(site):

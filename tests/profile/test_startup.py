@@ -127,7 +127,7 @@ def test_with_nothing_running_it_says_what_is_not_reached_and_goes_on(tmp_path):
     environ = {"TEMLINE_EPICS__PORT": str(epics), "TEMLINE_TILED__PORT": str(tiled)}
     report, printed = start_up(tmp_path, environ, "sorted(unreachable)")
     assert report["failed"] == {}
-    assert report["value"] == ["aperture", "camera", "scope", "stage"]
+    assert report["value"] == ["aperture", "camera", "scope", "sequencer", "stage"]
     for name in report["value"]:
         assert re.search(rf"NOT REACHED +{name}: no answer from TEM:", printed)
     assert f"NOT REACHED  Tiled at http://127.0.0.1:{tiled}" in printed
