@@ -107,7 +107,7 @@ def main() -> None:
         key = os.environ[SERVER_KEY_VARIABLE]
     except KeyError:
         sys.exit(f"{SERVER_KEY_VARIABLE} is not set: the server would be open to everyone")
-    stand_back()
+    stand_back(with_session=True)  # the launcher gives it one of its own
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     serve(TiledSettings(**settings), key)
 
