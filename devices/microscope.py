@@ -6,6 +6,7 @@ Staged it illuminates, unstaged it is safe; so whatever ends a plan, the specime
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from ophyd import Component as Cpt
@@ -34,6 +35,12 @@ class Microscope(Connectable):
     Staging raises the screen and lets the beam through; unstaging blanks the beam and lowers the
     screen, whatever they were before. A paused plan has its beam blanked. So a stock plan that is
     given the microscope as a detector or a motor, and even `RE.halt()`, leaves it safe.
+
+    Attributes
+    ----------
+    rest_first : callable, optional
+        Called before a pause blanks the beam, since the RunEngine pauses devices in any order: what
+        exposes by itself has to rest before.
 
     Examples
     --------
@@ -83,6 +90,7 @@ class Microscope(Connectable):
         kwargs.setdefault("labels", {"microscopes"})
         super().__init__(prefix, name=name, **kwargs)
         self._blanked_by_pause = False
+        self.rest_first: Callable[[], None] | None = None
         self.stage_sigs.update([("screen", SCREEN_UP), ("blank", UNBLANKED)])
 
     def unstage(self) -> list[object]:
@@ -108,7 +116,9 @@ class Microscope(Connectable):
         return unstaged
 
     def pause(self) -> None:
-        """Blank the beam while the RunEngine is paused."""
+        """Blank the beam while the RunEngine is paused, once what needs it has come to rest."""
+        if self.rest_first is not None:
+            self.rest_first()
         self._blanked_by_pause = self.blank.get() == UNBLANKED
         if self._blanked_by_pause:
             self._try_to_blank(BLANKED)

@@ -299,6 +299,8 @@ class Sequencer(Connectable):
         DeviceOutcome
             Finished when it is under way; it fails with SequencerError if the IOC refuses.
         """
+        self._paused = False
+        self._needed().scope.rest_first = self.pause
         outcome = self._outcome("start")
         state = self.state.get(use_monitor=False)
         if state == "Running":
@@ -422,8 +424,8 @@ class Sequencer(Connectable):
 
     def pause(self) -> None:
         """Rest while the RunEngine is paused; the exposure that is being made is made."""
-        self._paused = self.state.get(use_monitor=False) == "Running"
-        if self._paused:
+        if self.state.get(use_monitor=False) == "Running":
+            self._paused = True
             self._try(self.pause_)
 
     def resume(self) -> None:
@@ -445,6 +447,8 @@ class Sequencer(Connectable):
     def unstage(self) -> list[object]:
         """Abort what is under way, and restore what staging set."""
         self.stop()
+        if self._flight is not None:
+            self._flight.scope.rest_first = None
         self._flight, self._resource, self._file = None, None, ""
         unstaged: list[object] = super().unstage()
         return unstaged

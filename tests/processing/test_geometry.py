@@ -283,7 +283,7 @@ def test_the_tiles_of_a_block_share_one_stage_position_in_their_middle(case):
     for tile in grid.tiles:
         blocks.setdefault((tile.row // grid.block, tile.column // grid.block), []).append(tile)
         assert (tile.stage_x + tile.shift_x, tile.stage_y + tile.shift_y) == pytest.approx(
-            (tile.x, tile.y)
+            (tile.x, tile.y), abs=1e-6
         )
         assert np.hypot(tile.shift_x, tile.shift_y) <= np.hypot(height, width) / 2 + 1e-6
     for tiles in blocks.values():
