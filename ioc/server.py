@@ -28,7 +28,6 @@ from ioc.drivers.protocol import Instrument, connect
 from ioc.faults import Faults
 from ioc.memory import keep_memory
 from ioc.microscope import Microscope
-from ioc.priority import step_forward
 from ioc.records import Group
 from ioc.sequence_hardware import SequenceHardware
 from ioc.sequencer import Sequencer
@@ -162,7 +161,6 @@ def serve(settings: IocSettings) -> None:
     _use_loopback(settings.interfaces)
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_memory()
-    step_forward()
     # More would fight the writer and the clients for the cores.
     cv2.setNumThreads(1)
     threadpool_limits(1)

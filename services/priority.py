@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-
-from ioc.priority import AUTOGROUP
+from pathlib import Path
 
 NICE = 5
+AUTOGROUP = Path("/proc/self/autogroup")  # Linux weighs whole sessions against each other, too
 
 
 def stand_back(*, with_session: bool = False) -> None:

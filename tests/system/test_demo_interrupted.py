@@ -48,6 +48,7 @@ def test_ctrl_c_at_any_moment_leaves_no_process(temline, left_over, moment):
     demo.begun = time.monotonic()
     demo.until(lambda: moment(demo), moment.__name__)
     press_ctrl_c(demo.process)
-    assert demo.wait() in (130, -signal.SIGINT), demo.output
+    # What is being compiled on a fresh machine cannot be interrupted.
+    assert demo.wait(90) in (130, -signal.SIGINT), demo.output
     # A child that was only just started notices by itself that its parent is gone.
     wait_until(lambda: left_over() == [], 20, "end of what it had started")
