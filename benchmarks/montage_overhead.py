@@ -28,6 +28,7 @@ PIXEL_SIZE = 4.0  # nm
 OVERLAP = 10.0  # %
 PERIOD_UM = 32.0  # after which the specimen repeats, so that its texture is made once
 FOCUS = -3.2  # µm
+SPREAD = 14 / 2048  # µm of beam a px of the frame's side: wider than its diagonal
 GOAL_FLOWN, GOAL_STEPPED = 1.03, 1.25  # of the limit
 GOAL_MEDIAN_MS, GOAL_P95_MS = 5.0, 10.0
 PROCESSED_TIMEOUT = 300.0  # s
@@ -154,7 +155,7 @@ def take(case: Case, plan: Plan, rows: int, processing: bool = True) -> Taken:
 
 def _take(case: Case, plan: Plan, rows: int, processing: bool) -> Taken:
     with stand(case.options()) as one:
-        one.RE(_set_up(one))
+        one.RE(_set_up(one, case))
         _warm_texture(one, case, rows)
         frames = len(_read_log(one))
         memory, starts = _Memory(), []
@@ -177,11 +178,11 @@ def _take(case: Case, plan: Plan, rows: int, processing: bool) -> Taken:
         )
 
 
-def _set_up(one: Stand) -> Iterator[Any]:
+def _set_up(one: Stand, case: Case) -> Iterator[Any]:
     from bluesky import plan_stubs as bps
 
     scope = one.devices["scope"]
-    yield from bps.mv(scope.defocus, FOCUS, scope.beam_spread, 14.0)
+    yield from bps.mv(scope.defocus, FOCUS, scope.beam_spread, SPREAD * case.side)
     yield from bps.mv(one.devices["camera"].cam.acquire_time, 0.01)
 
 
