@@ -32,6 +32,7 @@ MIMETYPE = "application/x-hdf5"
 RESTING = ("Paused", "Held", "Fault")
 COMMAND_TIMEOUT = 90.0  # s; a pause waits for the exposure, the readout and the writing
 HEARTBEAT_PERIOD = 1.0  # s
+LONGEST_PATH = 256  # characters of areaDetector's FullFileName
 WATCHDOG = 30.0  # s that the sequencer goes on without a sign of life of this process
 ROW = (
     "load",
@@ -486,7 +487,8 @@ class Sequencer(Connectable):
         if not capturing or captured != expected:
             hdf.capture.set(0).wait(COMMAND_TIMEOUT)
             hdf.capture.set(1).wait(COMMAND_TIMEOUT)
-        path = str(hdf.full_file_name.get(use_monitor=False))
+        # In full: pyepics would give as much of it as it gave before, of an empty name nothing.
+        path = str(hdf.full_file_name.get(use_monitor=False, count=LONGEST_PATH))
         if path != self._file:
             self._file = path
             self._told_in_file = 0

@@ -56,7 +56,7 @@ def test_the_ioc(start_ioc, tmp_path: Path):
         tmp_path,
         sensor=SENSOR,
         specimen="points",
-        prefix=ioc.prefix,
+        # Under its old names this process would look for it ever more seldom, without beacons.
         settings={"data_root": ioc.data_root},
     )
     try:
