@@ -16,7 +16,7 @@ from ophyd.utils import LimitError
 
 from devices.connection import Connectable
 from devices.stage import PositionError
-from devices.status import MoveOutcome
+from devices.status import MoveOutcome, finish
 
 CHANGE_TIMEOUT = 120.0
 """Seconds that the longest change, from one end of a tape to the other, may take."""
@@ -162,9 +162,4 @@ class ApertureChanger(Connectable, PositionerBase):
             if outcome is not None and outcome is not self._outcome:
                 return
             outcome, self._outcome = self._outcome, None
-        if outcome is None or outcome.done:
-            return
-        if error is None:
-            outcome.set_finished()
-        else:
-            outcome.set_exception(error)
+        finish(outcome, error)

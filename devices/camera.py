@@ -24,7 +24,7 @@ from ophyd.device import Staged
 from ophyd.utils import DisconnectedError
 
 from devices.connection import Connectable
-from devices.status import DeviceOutcome
+from devices.status import DeviceOutcome, finish
 from devices.timeouts import EXPOSURE_MARGIN
 
 _log = logging.getLogger(__name__)
@@ -325,9 +325,4 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         """Finish the exposure that is under way, if one is: once, whoever comes first."""
         with self._outcome_lock:
             outcome, self._status = self._status, None
-        if outcome is None or outcome.done:
-            return
-        if error is None:
-            outcome.set_finished()
-        else:
-            outcome.set_exception(error)
+        finish(outcome, error)

@@ -25,7 +25,7 @@ from ophyd.utils import DisconnectedError
 
 from devices.connection import Connectable
 from devices.setting import Setting
-from devices.status import DeviceOutcome, SettingOutcome
+from devices.status import DeviceOutcome, SettingOutcome, finish
 
 FRAMES = "/entry/data/data"  # where areaDetector's HDF5 plugin puts them
 MIMETYPE = "application/x-hdf5"
@@ -374,12 +374,7 @@ class Sequencer(Connectable):
         """Finish what `complete` gave, once, whoever comes first."""
         with self._lock:
             outcome, self._completion = self._completion, None
-        if outcome is None or outcome.done:
-            return
-        if error is None:
-            outcome.set_finished()
-        else:
-            outcome.set_exception(error)
+        finish(outcome, error)
 
     def _connection_changed(self, connected: bool, **_: Any) -> None:
         if not connected:

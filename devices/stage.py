@@ -15,7 +15,7 @@ from ophyd.status import wait as wait_for_status
 from ophyd.utils import DisconnectedError
 
 from devices.connection import Connectable
-from devices.status import MoveOutcome
+from devices.status import MoveOutcome, finish
 from devices.timeouts import MOVE_MARGIN
 
 _LOOK = "is the IOC alive? Look at its log, and start it with `temline up`"
@@ -211,12 +211,7 @@ class StageAxis(EpicsMotor):
         """Finish the move that is under way, if one is: exactly once, whoever comes first."""
         with self._outcome_lock:
             outcome, self._outcome = self._outcome, None
-        if outcome is None or outcome.done:
-            return
-        if error is None:
-            outcome.set_finished()
-        else:
-            outcome.set_exception(error)
+        finish(outcome, error)
 
 
 class Stage(Connectable):

@@ -53,3 +53,13 @@ class MoveOutcome(Outcome, MoveStatus):
 
 class SettingOutcome(Outcome, StatusBase):
     """The outcome of writing a setting."""
+
+
+def finish(outcome: StatusBase | None, error: Exception | None) -> None:
+    """Finish a status that may be none, or over already; with an error if there is one."""
+    if outcome is None or outcome.done:
+        return
+    if error is None:
+        outcome.set_finished()
+    else:
+        outcome.set_exception(error)

@@ -21,7 +21,7 @@ from plans import names
 from plans.exposures import declare, record, value_of
 from plans.image_shift import ShiftedTiles
 from plans.safety import finally_do
-from plans.tiles import TileError
+from plans.tiles import TileError, about_tile
 from processing.geometry import Grid, GridTile
 
 COLLECT_PERIOD = 0.1  # s between looks at what was taken
@@ -165,7 +165,7 @@ class TileFlyer:
     def place(self, tile: GridTile) -> dict[Any, Any]:
         """Give where the devices have to be for a frame of a tile that is taken by itself."""
         place = {
-            self.tile: self._known(tile),
+            self.tile: about_tile(tile, self.attempts[tile.index] + 1, self.waited),
             self.stage.x: tile.stage_x,
             self.stage.y: tile.stage_y,
         }
@@ -173,23 +173,10 @@ class TileFlyer:
 
     # -- how --------------------------------------------------------------------------------------
 
-    def _known(self, tile: GridTile) -> dict[str, Any]:
-        """Give what an event says of the next attempt at a tile."""
-        return {
-            "index": tile.index,
-            "row": tile.row,
-            "column": tile.column,
-            "attempt": self.attempts[tile.index] + 1,
-            "x": tile.x,
-            "y": tile.y,
-            "waited": self.waited,
-        }
-
     def _point(self, tile: GridTile, defocus: float, first: bool) -> FlightPoint:
         """Give the point of a tile; its optics are relative to what is set now."""
-        known = self._known(tile)
-        if not first:  # what was waited was waited before the first
-            known["waited"] = 0.0
+        # What was waited was waited before the first.
+        known = about_tile(tile, self.attempts[tile.index] + 1, self.waited if first else 0.0)
         focus = 0.0 if self.defocus is None else self.defocus(tile) - defocus
         shift = (0.0, 0.0) if self.shifts is None else self.shifts.added(tile)
         return FlightPoint(tile.stage_x, tile.stage_y, focus, *shift, known)

@@ -104,15 +104,7 @@ class TileTaker:
 
     def place(self, tile: GridTile) -> dict[Any, Any]:
         """Give where the devices have to be for the next attempt at a tile."""
-        known = {
-            "index": tile.index,
-            "row": tile.row,
-            "column": tile.column,
-            "attempt": self.attempts[tile.index] + 1,
-            "x": tile.x,
-            "y": tile.y,
-            "waited": self.waited,
-        }
+        known = about_tile(tile, self.attempts[tile.index] + 1, self.waited)
         place: dict[Any, Any] = {
             self.tile: known,
             self.stage.x: tile.stage_x,
@@ -133,6 +125,19 @@ class TileTaker:
             f"{self.retries + 1} attempts: {error}. {len(+self.attempts)} of "
             f"{len(self.grid.tiles)} tiles are on disk; put the camera right and take the rest"
         )
+
+
+def about_tile(tile: GridTile, attempt: int, waited: float) -> dict[str, Any]:
+    """Give what an event says of a tile, by the attributes of `devices.Tile`."""
+    return {
+        "index": tile.index,
+        "row": tile.row,
+        "column": tile.column,
+        "attempt": attempt,
+        "x": tile.x,
+        "y": tile.y,
+        "waited": waited,
+    }
 
 
 def take_grid(
