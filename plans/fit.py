@@ -22,6 +22,7 @@ _CENTRES_PER_STEP = 4
 _WIDTHS = 10
 _TUKEY = 4.685  # × robust standard deviation: 95 % efficiency on normal errors
 _ROUNDS = 5
+_NORMAL = 1.4826  # standard deviation of normal errors, by their median size
 _LEAST_SCATTER = 1e-4
 _TINY = 1e-300
 
@@ -38,8 +39,8 @@ class FocusCurve:
     best : float
         Defocus of the peak, in µm; the sharpest point if there is a problem.
     quality : float
-        How much better the peak foretells a frame that it was not fitted to than no peak does:
-        1 is perfectly, 0 is not at all.
+        How much of the change of sharpness the peak explains in frames that it was not fitted
+        to: 1 is all, 0 is nothing.
     problem : {"", "few", "flat", "noise", "edge"}
         Why it is not to be trusted, if so: too few valid points; no rise; a peak that foretells
         nothing; a peak at the end of the range or beyond.
@@ -69,7 +70,7 @@ class _Fit:
         return self.floor + self.height / (1 + ((x - self.centre) / self.width) ** 2)
 
 
-def fit_focus(defocus: ArrayLike, sharpness: ArrayLike, *, min_quality: float = 0.4) -> FocusCurve:
+def fit_focus(defocus: ArrayLike, sharpness: ArrayLike, *, min_quality: float = 0.5) -> FocusCurve:
     """Find the defocus of greatest sharpness.
 
     A Lorentzian peak on a floor is fitted to the relative sharpness. For each of a grid of centres
@@ -105,12 +106,13 @@ def fit_focus(defocus: ArrayLike, sharpness: ArrayLike, *, min_quality: float = 
     if len(np.unique(x)) < MIN_POINTS:
         return FocusCurve(float(x[np.argmax(y)]) if len(x) else 0.0, 0.0, "few")
 
-    best, model, weights = _polish(_fit(x, y), x, y)
+    noise = _noise(x, y)
+    best, model, weights = _polish(_fit(x, y, noise), x, y)
     kept = weights > 0
     sharpest = float(x[kept][np.argmax(y[kept])])
     if model[kept].max() < (1 + MIN_RISE) * model[kept].min():
         return FocusCurve(sharpest, 0.0, "flat")
-    quality = _quality(x, y)
+    quality = _quality(x, y, noise)
     points = np.unique(x)
     if not points[1] <= best <= points[-2] or sharpest in (points[0], points[-1]):
         # A peak needs points on both sides.
@@ -121,19 +123,40 @@ def fit_focus(defocus: ArrayLike, sharpness: ArrayLike, *, min_quality: float = 
     return FocusCurve(best, quality)
 
 
-def _quality(x: Array, y: Array) -> float:
-    """Leave each frame out in turn; compare how well the others foretell it with their median."""
+def _quality(x: Array, y: Array, noise: float) -> float:
+    """Leave each frame out in turn; compare how well the others foretell it with their median.
+
+    The share of the sum of squares that the peak explains of frames that it has not seen
+    (predictive R²; Allen, Technometrics 16, 1974), without the worst of each, which may be a bad
+    frame.
+    """
     missed, missed_without = [], []
     for i, value in enumerate(y):
         others = np.arange(len(y)) != i
-        missed.append(abs(np.log(value / _fit(x[others], y[others])(x[i]))))
-        missed_without.append(abs(np.log(value / np.median(y[others]))))
-    ratio = np.median(missed) / max(float(np.median(missed_without)), _LEAST_SCATTER)
+        missed.append(np.log(value / _fit(x[others], y[others], noise)(x[i])) ** 2)
+        missed_without.append(np.log(value / np.median(y[others])) ** 2)
+    ratio = np.sum(np.sort(missed)[:-1]) / max(np.sum(np.sort(missed_without)[:-1]), _TINY)
     return float(np.clip(1 - ratio, 0, 1))
 
 
-def _fit(x: Array, y: Array) -> _Fit:
-    """Fit a peak, the best of a grid of centres and widths."""
+def _noise(x: Array, y: Array) -> float:
+    """Give the relative scatter of the points about the lines between their neighbours.
+
+    Pseudo-residuals (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73, 1986), by their median.
+    """
+    logs = np.log(y)
+    share = (x[1:-1] - x[:-2]) / np.maximum(x[2:] - x[:-2], _TINY)
+    beside = logs[1:-1] - (1 - share) * logs[:-2] - share * logs[2:]
+    scatter = _NORMAL * np.median(np.abs(beside) / np.sqrt(1 + (1 - share) ** 2 + share**2))
+    return max(float(scatter), _LEAST_SCATTER)
+
+
+def _fit(x: Array, y: Array, noise: float) -> _Fit:
+    """Fit a peak, the best of a grid of centres and widths.
+
+    Residuals within the noise are no reason to leave a point out: among so many nodes there is one
+    that passes through most points of any short series, whatever it makes of the others.
+    """
     centres, widths = _grid(x)
     shapes = _lorentzian(x, centres, widths)
     height, floor = np.zeros(len(shapes)), np.full(len(shapes), np.median(y))
@@ -142,7 +165,7 @@ def _fit(x: Array, y: Array) -> _Fit:
         models = floor[:, None] + height[:, None] * shapes
         height, floor = _linear_fit(shapes, y, weights / models**2)
         residuals = np.log(y / (floor[:, None] + height[:, None] * shapes))
-        scatter = np.maximum(1.4826 * np.median(np.abs(residuals), axis=1), _LEAST_SCATTER)
+        scatter = np.maximum(_NORMAL * np.median(np.abs(residuals), axis=1), noise)
         weights = _biweight(residuals / scatter[:, None])
     node = int(_loss(residuals / scatter.min()).sum(axis=1).argmin())
     return _Fit(float(centres[node]), float(widths[node]), height[node], floor[node], weights[node])

@@ -174,7 +174,7 @@ def autofocus(
     centre: float | None = None,
     focus_range: float = 20.0,
     steps: int = 9,
-    min_quality: float = 0.4,
+    min_quality: float = 0.5,
     expansions: int = 2,
     exposure: float | None = None,
     settle: float = 0.05,
@@ -184,7 +184,8 @@ def autofocus(
 ) -> MsgGenerator[Focus]:
     """Find the sharpest defocus and set it.
 
-    If the sharpest frame is the first or the last, the series is continued on that side.
+    If the sharpest frame is the first or the last, the series is continued on that side; if noise
+    hides the peak, it is taken once again.
 
     Parameters
     ----------
@@ -265,7 +266,7 @@ class AutofocusSettings:
 
     focus_range: float = 20.0
     steps: int = 9
-    min_quality: float = 0.4
+    min_quality: float = 0.5
     expansions: int = 2
     settle: float = 0.05
 
@@ -360,11 +361,16 @@ def _search(
     readables: Iterable[Any],
     place: Mapping[Any, Any] | None,
 ) -> MsgGenerator[tuple[FocusCurve, list[float]]]:
-    """Take a series, and continue it while the peak is at its end; give the fit, and defocuses."""
+    """Take series until one fit to all of them finds a peak; give the fit, and defocuses.
+
+    A series with its peak at the end is continued there, and one that noise hides is taken once
+    again: twice the frames tell a weak peak from none.
+    """
     defocus: list[float] = []
     sharpness: list[float] = []
     middle = centre
-    for _ in range(settings.expansions + 1):
+    left = {"edge": settings.expansions, "noise": 1}
+    while True:
         series = _within_limits(_points(middle, settings.focus_range, settings.steps), scope)
         defocus += series.tolist()
         sharpness += yield from _take_series(
@@ -377,10 +383,12 @@ def _search(
             stream=stream,
         )
         curve = fit_focus(defocus, sharpness, min_quality=settings.min_quality)
-        if curve.problem != "edge":
+        if not left.get(curve.problem):
             break
-        # The next series begins where this one ended; the fit is to all of them.
-        middle = curve.best + np.sign(curve.best - middle) * settings.focus_range / 2
+        left[curve.problem] -= 1
+        if curve.problem == "edge":
+            # The next series begins where this one ended.
+            middle = curve.best + np.sign(curve.best - middle) * settings.focus_range / 2
     return curve, defocus
 
 

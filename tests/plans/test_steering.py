@@ -418,7 +418,8 @@ class Moments:
 
     def __init__(self, lab: Lab, session: Session) -> None:
         self.lab, self.session = lab, session
-        self.asked = threading.Event()
+        self.asked, self.interrupted = threading.Event(), threading.Event()
+        session.RE.state_hook = lambda new, old: new != "running" and self.interrupted.set()
 
     def retake(self) -> tuple[Any, Callable[[], bool]]:
         gate = Judge(self.session, {1: 1})
@@ -436,7 +437,7 @@ class Moments:
     def advice(self) -> tuple[Any, Callable[[], bool]]:
         def think() -> dict[str, Any]:
             self.asked.set()
-            wait_until(lambda: self.session.RE.state != "running", 0.4)
+            self.interrupted.wait(0.4)
             return {"decision": "retake", "retake": [1]}
 
         return Script(self.session, {3: think}), self.asked.is_set
@@ -448,7 +449,7 @@ class Moments:
         def failed(raw_uid: str, timeout: float) -> list[int]:
             if not self.asked.is_set():
                 self.asked.set()
-                wait_until(lambda: self.session.RE.state != "running", 30)
+                assert self.interrupted.wait(30)
             return ask(raw_uid, timeout)
 
         gate.failed = failed
