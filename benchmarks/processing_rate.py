@@ -61,6 +61,7 @@ SHAPES = ((2048, 2048), (3840, 3840), (5376, 5376), (3840, 5120))
 GOALS = {(2048, 2048): 250.0, (3840, 5120): 300.0}  # Mpx/s on two cores
 COPY = "cold memory copy, one thread"
 GOAL_COPIES = 8.0
+WORKERS = 3
 GOAL_LATENCY_MS = 150.0
 GOAL_GROWTH_MB = 50.0
 COLD_BYTES = 256 * 2**20  # so much lies between two uses of an array that is to be cold
@@ -263,15 +264,17 @@ def _match_both(one: Scene, edges: Sequence[Any]) -> None:
 # Rates
 
 
-def seconds_a_tile(one: Scene, threads: int, tiles: int, rounds: int = 3) -> tuple[float, float]:
-    """Process tiles on so many threads, with two matches each; the best round counts.
+def seconds_a_tile(one: Scene, cores: int, tiles: int, rounds: int = 3) -> tuple[float, float]:
+    """Process tiles on so many cores, with two matches each; the best round counts.
+
+    There is one thread more than there are cores, as some thread always waits for the disk.
 
     Returns
     -------
     (float, float)
         Time a tile by the clock, and time that a processor works at it, in s.
     """
-    file = one.processed_file(f"rate-{threads}")
+    file = one.processed_file(f"rate-{cores}")
     edges = [process_tile(one.task(number, None), SETTINGS).edges for number in range(4)]
 
     def work(number: int) -> None:
@@ -279,8 +282,8 @@ def seconds_a_tile(one: Scene, threads: int, tiles: int, rounds: int = 3) -> tup
         _match_both(one, edges)
 
     found = []
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(2 * threads)))
+    with _on_cores(cores), ThreadPoolExecutor(cores + 1) as pool:
+        list(pool.map(work, range(2 * cores + 2)))
         for _ in range(rounds):
             clock, worked = time.perf_counter(), time.process_time()
             list(pool.map(work, range(tiles)))
@@ -292,6 +295,19 @@ def seconds_a_tile(one: Scene, threads: int, tiles: int, rounds: int = 3) -> tup
             )
     file.path.unlink()
     return min(found)
+
+
+@contextmanager
+def _on_cores(count: int) -> Iterator[None]:
+    """Let threads that are started here run on so many cores, of those that there are."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise RuntimeError("this system cannot keep threads to some cores; run this on Linux")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 # Through the tile processor
@@ -391,7 +407,7 @@ class Camera:
 def take_montage(
     one: Scene, rows: int, columns: int, pace: float
 ) -> tuple[list[dict[str, Any]], list[float]]:
-    """Take a montage through the real tile processor on two threads.
+    """Take a montage through the real tile processor, with as many workers as by default.
 
     Returns
     -------
@@ -413,7 +429,7 @@ def take_montage(
             tiles.append({key: doc["data"][key] for key in ("latency", "error")})
             memory.append(process.memory_info().rss / 2**20)
 
-    with ThreadPoolExecutor(2) as pool, tempfile.TemporaryDirectory() as name:
+    with ThreadPoolExecutor(WORKERS) as pool, tempfile.TemporaryDirectory() as name:
         folders = DataFolders(Path(name))
         shutil.copytree(one.folders.references, folders.references)
         processor = TileProcessor(pool, publish, SETTINGS, folders)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,18 +20,17 @@ from numpy.typing import NDArray
 
 from callbacks.documents import StoredArray
 from callbacks.frames import read_exactly
-from processing.chain import ArraySpec
+from processing.chain import PAGE, ArraySpec, thread_buffers
 
 GROWTH = 64  # rows that are laid out at a time, beyond those that were foreseen
 OPEN_TIMEOUT = 2.0  # s
 POLL_SECONDS = 0.05
 LARGE = 65536  # bytes
-# Large rows begin at a page of memory, so that the system copies whole pages.
-ALIGNMENT = {"alignment_threshold": LARGE, "alignment_interval": 4096}
-# RWF_DONTCACHE, in Linux from 6.14: the system writes to disk at once, and then has the memory for
-# the next row. A montage is larger than memory, so what it kept would be of no use by the end, and
-# memory that is new costs eight times as much as the copy into it.
-UNCACHED = 0x80 if sys.platform == "linux" else 0
+# Large rows begin at a page, so that they can go straight to the disk.
+ALIGNMENT = {"alignment_threshold": LARGE, "alignment_interval": PAGE}
+# Whole pages go straight to the disk. A montage is larger than memory, so what the system kept of
+# it would be of no use by the end, and memory that is new to it costs more than the disk does.
+DIRECT = getattr(os, "O_DIRECT", 0)
 NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
@@ -71,13 +69,14 @@ class Row:
         for name, array in arrays.items():
             if name in self.places:
                 _check(name, array, self.places[name][1])
-        file = os.open(self.path, os.O_WRONLY)
-        try:
+        with _opened(self.path, 0) as file, _opened(self.path, DIRECT) as direct:
             for name, array in arrays.items():
-                if name in self.places:
-                    _write(file, np.ascontiguousarray(array), self.places[name][0])
-        finally:
-            os.close(file)
+                if name not in self.places:
+                    continue
+                data, offset = np.ascontiguousarray(array).data.cast("B"), self.places[name][0]
+                # Small rows share their pages, so the system has to put them together.
+                done = _write_pages(direct, data, offset) if len(data) >= LARGE else 0
+                _write(file, data[done:], offset + done)
 
     def read(self, name: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read one array back; zeros if it was not written.
@@ -232,17 +231,48 @@ def _check(name: str, array: NDArray[Any], spec: ArraySpec) -> None:
         )
 
 
-def _write(file: int, array: NDArray[Any], offset: int) -> None:
-    """Write all of an array; the system may take it in parts."""
-    left = array.data.cast("B")
-    # Small rows share their pages, which would have to be read again for each of them.
-    flags = UNCACHED if array.nbytes >= LARGE else 0
-    while left:
+@contextmanager
+def _opened(path: str, how: int) -> Iterator[int]:
+    """Open a file that is there to write to it; in the plain way, if it cannot be in another."""
+    try:
+        file = os.open(path, os.O_WRONLY | how)
+    except OSError as error:
+        if not how or error.errno not in NOT_SUPPORTED:
+            raise
+        file = os.open(path, os.O_WRONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _write_pages(file: int, data: memoryview, offset: int) -> int:
+    """Write the whole pages of a row; give how many bytes the file's system took in this way."""
+    length = len(data) - len(data) % PAGE
+    pages = _on_a_page(data[:length])
+    done = 0
+    while done < length:
         try:
-            written = os.pwritev(file, [left], offset, flags)
+            done += os.pwrite(file, pages[done:], offset + done)
         except OSError as error:
-            if not flags or error.errno not in NOT_SUPPORTED:
+            if error.errno not in NOT_SUPPORTED:
                 raise
-            flags = 0  # an older system, or a file system that cannot
-            continue
-        left, offset = left[written:], offset + written
+            break  # the rest goes as any other file does
+    return done
+
+
+def _on_a_page(data: memoryview) -> memoryview:
+    """Give the bytes where a direct write may take them from."""
+    held = np.frombuffer(data, np.uint8)
+    if held.ctypes.data % PAGE == 0:
+        return data
+    aligned = thread_buffers().get("pages", held.shape, np.uint8)
+    aligned[:] = held
+    return aligned.data
+
+
+def _write(file: int, data: memoryview, offset: int) -> None:
+    """Write all bytes; the system may take them in parts."""
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written

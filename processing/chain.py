@@ -5,6 +5,7 @@ Steps are configured, can be left out, and a site adds its own; each says what i
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from processing.lens import LensMap
 from processing.matching import MatchTile, Side
 
 ENTRY_POINTS = "temline.steps"
+PAGE = 4096  # bytes; where a direct write to a disk may begin, in memory and in the file
 # Where the built-in steps are; they are imported when a chain wants them.
 BUILT_IN: Mapping[str, str] = {
     "flip": "processing.steps:Flip",
@@ -73,7 +75,7 @@ class Buffers:
     """Arrays of one thread that are used again for each tile.
 
     A new array of some megabytes costs as much as writing to it twice: its pages are made on first
-    touch.
+    touch. Each begins at a page, as a direct write to a disk needs it.
     """
 
     def __init__(self) -> None:
@@ -83,8 +85,15 @@ class Buffers:
         """Give the array of a name, with whatever it holds; a new one if shape or type differ."""
         held = self._held.get(name)
         if held is None or held.shape != shape or held.dtype != dtype:
-            held = self._held[name] = np.empty(shape, dtype)
+            held = self._held[name] = _on_a_page(shape, np.dtype(dtype))
         return held
+
+
+def _on_a_page(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + PAGE, np.uint8)
+    start = -memory.ctypes.data % PAGE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class _OwnBuffers(threading.local):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ from tiled.adapters.hdf5 import HDF5ArrayAdapter
 from callbacks import processed_file
 from callbacks.documents import file_uri
 from callbacks.processed_file import GROWTH, ProcessedFile, Row
-from processing.chain import ArraySpec
+from processing.chain import ArraySpec, Buffers
 from tests.support import wait_until
 
 ARRAYS = {
@@ -166,24 +167,64 @@ def test_rows_are_read_back_without_hdf5(path):
     assert owner.row(1).read("frame", out) is out
 
 
-def test_a_system_that_keeps_all_it_writes(path, monkeypatch):
-    """What it cannot do otherwise is written as everything else is; a full disk is told."""
-    asked, plain = [], os.pwritev
+@pytest.fixture
+def asked(monkeypatch) -> Iterator[list[tuple[bool, int]]]:
+    """Every write to the file: whether it went past the cache, and how many bytes."""
+    writes, plain = [], os.pwrite
 
-    def refuse(file, parts, offset, flags=0, code=errno.EOPNOTSUPP):
-        asked.append(flags)
-        if flags:
-            raise OSError(code, os.strerror(code))
-        return plain(file, parts, offset)
+    def pwrite(file, data, offset):
+        direct = bool(fcntl.fcntl(file, fcntl.F_GETFL) & processed_file.DIRECT)
+        writes.append((direct, len(data)))
+        return plain(file, data, offset)
 
-    monkeypatch.setattr(processed_file, "UNCACHED", 1)
-    monkeypatch.setattr(os, "pwritev", refuse)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    return writes
+
+
+LARGE = {"frame": ArraySpec((130, 300), "uint16")}  # 19 pages and some bytes
+
+
+@pytest.mark.skipif(not processed_file.DIRECT, reason="this system has no direct writes")
+@pytest.mark.parametrize("start", [0, 1], ids=["on a page", "between"])
+def test_the_pages_of_large_rows_go_straight_to_the_disk(path, asked, start):
+    owner = ProcessedFile(path, LARGE, 2)
+    frame = np.random.default_rng(0).integers(0, 65536, (130, 300), dtype=np.uint16)
+    held = Buffers().get("frame", (start + frame.size,), np.uint16)[start:].reshape(frame.shape)
+    held[:] = frame
+    owner.row(1).write({"frame": held})
+    assert asked == [(True, 19 * 4096), (False, frame.nbytes - 19 * 4096)]
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["frame"][1], frame)
+        assert not file["frame"][0].any()
+
+
+@pytest.mark.parametrize("refused", ["open", "pwrite"])
+def test_a_disk_that_takes_no_direct_writes(path, monkeypatch, refused):
+    """What it cannot do is written as everything else is."""
+    plain, asked = getattr(os, refused), []
+
+    def refuse(file, *arguments):
+        how = arguments[0] if refused == "open" else fcntl.fcntl(file, fcntl.F_GETFL)
+        if how & processed_file.DIRECT:
+            asked.append(how)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return plain(file, *arguments)
+
+    monkeypatch.setattr(os, refused, refuse)
     owner = ProcessedFile(path, ARRAYS, 2)
     write(owner.row(1))
-    assert asked == [1, 0, 0, 0]  # the frame is large, the others are not
+    assert len(asked) == 1 or not processed_file.DIRECT
     with h5py.File(path) as file:
         check(file, [1], 2)
-    monkeypatch.setattr(os, "pwritev", partial(refuse, code=errno.ENOSPC))
+
+
+def test_a_full_disk_is_told(path, monkeypatch):
+    owner = ProcessedFile(path, ARRAYS, 2)
+
+    def full(file, data, offset):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
         write(owner.row(0))
 
