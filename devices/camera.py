@@ -21,6 +21,8 @@ from ophyd.areadetector.filestore_mixins import FileStoreHDF5IterativeWrite
 from ophyd.areadetector.plugins import HDF5Plugin, ImagePlugin, StatsPlugin
 from ophyd.areadetector.trigger_mixins import SingleTrigger
 from ophyd.device import Staged
+from ophyd.sim import NullStatus
+from ophyd.status import StatusBase
 from ophyd.utils import DisconnectedError
 
 from devices.connection import Connectable
@@ -29,8 +31,8 @@ from devices.timeouts import EXPOSURE_MARGIN
 
 _log = logging.getLogger(__name__)
 
-DETECTOR_ERROR = 6
-"""Place of "Error" among areaDetector's detector states (ADDriver.h)."""
+DETECTOR_ACQUIRE, DETECTOR_ERROR = 1, 6
+"""Places of "Acquire" and "Error" among areaDetector's detector states (ADDriver.h)."""
 
 
 class CameraError(RuntimeError):
@@ -45,7 +47,7 @@ class Cam(CamBase):
     array_counter = ADCpt(EpicsSignalWithRBV, "ArrayCounter", auto_monitor=True)
     # Not lazy: SingleTrigger touches it at once, and would wait for the IOC before it is made.
     acquire = ADCpt(EpicsSignalWithRBV, "Acquire", lazy=False, auto_monitor=True)
-    detector_state = ADCpt(EpicsSignalRO, "DetectorState_RBV", auto_monitor=True)
+    detector_state = ADCpt(EpicsSignalRO, "DetectorState_RBV", lazy=False, auto_monitor=True)
     status_message = ADCpt(EpicsSignalRO, "StatusMessage_RBV", string=True, auto_monitor=True)
     temperature = ADCpt(EpicsSignalWithRBV, "Temperature", auto_monitor=True)
     acquire_time = ADCpt(EpicsSignalWithRBV, "AcquireTime", auto_monitor=True, limits=True)
@@ -110,6 +112,23 @@ class FrameStatistics(StatsPlugin):
     )
 
 
+class ExposureEnd:
+    """Waits until the exposure that is under way is over, and the frame may still be read out.
+
+    From then on the frame does not change, whatever moves.
+    """
+
+    parent = None
+
+    def __init__(self, camera: Camera) -> None:
+        self.name = f"{camera.name}_exposure_end"
+        self._camera = camera
+
+    def trigger(self) -> StatusBase:
+        """Give a status that is done then; also if the camera fails, which its own status tells."""
+        return self._camera.exposed
+
+
 class Camera(SingleTrigger, Connectable, DetectorBase):
     """A camera whose frames go to an HDF5 file, one to a trigger.
 
@@ -127,6 +146,11 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         The part of that path that may differ from one machine to another.
     **kwargs
         As of `ophyd.Device`.
+
+    Attributes
+    ----------
+    exposure_end : ExposureEnd
+        To be triggered after the camera was, by plans that go on before the frame is written.
 
     Examples
     --------
@@ -189,11 +213,14 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         self.hdf1.write_path_template = write_path_template
         # One frame to a trigger: more would be one event for several frames.
         self.stage_sigs.update([("cam.num_images", 1)])
+        self.exposure_end = ExposureEnd(self)
+        self.exposed: StatusBase = NullStatus()
         self._status: DeviceOutcome | None = None
         self._outcome_lock = Lock()
-        self._acquiring = False
+        self._acquiring = self._exposing = False
         self._frames_before = 0
 
+        self.cam.detector_state.subscribe(self._state_changed, run=False)
         self.cam.acquire.subscribe(
             self._connection_changed, event_type=self.cam.acquire.SUB_META, run=False
         )
@@ -248,7 +275,9 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
             ),
         )
         outcome.add_callback(self._stop_if_overdue)
-        self._acquiring = False
+        self._acquiring = self._exposing = False
+        self.exposed = StatusBase()
+        outcome.add_callback(lambda _, exposed=self.exposed: finish(exposed, None))
         self._status = outcome
         self.cam.acquire.put(1, wait=False)
         return outcome
@@ -259,8 +288,18 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         self.cam.acquire.put(0, wait=False)
 
     def pause(self) -> None:
-        """Stop an exposure when the RunEngine is paused; the plan takes the frame again."""
-        if self._status is None:
+        """Stop an exposure when the RunEngine is paused; the plan takes the frame again.
+
+        A frame that is being read out is not given up: the plan may have gone on already.
+        """
+        outcome = self._status
+        if outcome is None:
+            return
+        if self.exposed.done:
+            try:
+                outcome.wait(EXPOSURE_MARGIN)
+            except Exception as error:  # the plan is told by the status itself
+                _log.warning("%s, while the RunEngine was being paused", error)
             return
         self._end(None)
         try:
@@ -279,6 +318,14 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         except Exception as failure:  # raised here it would end in a log, and the status never
             error = failure
         self._end(error)
+
+    def _state_changed(self, value: Any = None, **_: Any) -> None:
+        """See the end of the exposure: what the camera does next, it does with a frame."""
+        if value == DETECTOR_ACQUIRE:
+            self._exposing = True
+        elif self._exposing:
+            self._exposing = False
+            finish(self.exposed, None)
 
     def _take_note_of_frame(self) -> Exception | None:
         """Make the reference to the frame just written; give what is wrong if there is none."""

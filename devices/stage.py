@@ -6,11 +6,13 @@ A stock motor that is stopped by someone else reports success far from its targe
 from __future__ import annotations
 
 import logging
+import time
 from threading import Lock
 from typing import Any
 
 from ophyd import Component as Cpt
 from ophyd import EpicsMotor, EpicsSignalRO
+from ophyd.sim import NullStatus
 from ophyd.status import wait as wait_for_status
 from ophyd.utils import DisconnectedError
 
@@ -25,6 +27,25 @@ _log = logging.getLogger(__name__)
 
 class PositionError(RuntimeError):
     """A move ended somewhere else than where it was to end."""
+
+
+class Departure:
+    """Sends an axis on to where it is wanted next; nobody waits for it yet.
+
+    The next `set` of the axis to the same place has the outcome of this move. To any other place,
+    it goes there instead.
+    """
+
+    parent = None
+
+    def __init__(self, axis: StageAxis) -> None:
+        self.name = f"{axis.name}_departure"
+        self._axis = axis
+
+    def set(self, position: float) -> NullStatus:
+        """Begin to move."""
+        self._axis.depart(position)
+        return NullStatus()
 
 
 class StageAxis(EpicsMotor):
@@ -44,6 +65,13 @@ class StageAxis(EpicsMotor):
     **kwargs
         As of `ophyd.EpicsMotor`.
 
+    Attributes
+    ----------
+    departure : Departure
+        To send it on early, from a plan.
+    arrived : float
+        When the last move ended where it was to end, on the monotonic clock, in s.
+
     Examples
     --------
     >>> x = StageAxis("TEM:STAGE:X", name="x", tolerance=0.1)
@@ -53,9 +81,12 @@ class StageAxis(EpicsMotor):
     def __init__(self, prefix: str, *, name: str, tolerance: float, **kwargs: Any) -> None:
         kwargs.setdefault("labels", {"motors"})
         self.tolerance = tolerance
+        self.arrived = float("-inf")
+        self._departed: MoveOutcome | None = None
         self._outcome: MoveOutcome | None = None
         self._outcome_lock = Lock()
         super().__init__(prefix, name=name, **kwargs)
+        self.departure = Departure(self)
         self.motor_done_move.subscribe(
             self._connection_changed, event_type=self.motor_done_move.SUB_META, run=False
         )
@@ -77,6 +108,16 @@ class StageAxis(EpicsMotor):
         speed = self.velocity.get()
         travel = distance / speed if speed > 0 else 0.0
         return float(1.5 * (travel + 2 * self.acceleration.get()) + MOVE_MARGIN)
+
+    def depart(self, position: float) -> None:
+        """Begin a move that the next one to the same place continues.
+
+        Raises
+        ------
+        ophyd.utils.LimitError, ophyd.utils.DisconnectedError
+            As `move`.
+        """
+        self._departed = self.move(position, wait=False)
 
     def move(
         self,
@@ -113,9 +154,10 @@ class StageAxis(EpicsMotor):
         if not self.connected:
             raise DisconnectedError(f"{self._lost()}, so it cannot be moved: {_LOOK}")
         self.check_value(position)
-        pending = self._outcome
-        if pending is not None and pending.target == position:
-            return pending  # the same move, asked for twice
+        departed, self._departed = self._departed, None
+        for asked in (self._outcome, departed):
+            if asked is not None and asked.target == position and self._holds(asked):
+                return asked  # the same move, asked for twice
         self._end(PositionError(f"{self.name} was sent to {position:g} before it had arrived"))
         self._started_moving = False
         outcome = MoveOutcome(
@@ -165,6 +207,10 @@ class StageAxis(EpicsMotor):
             self._end(PositionError(self._missed(outcome.target)))
         # Else a move that this one cut off has ended, and this one has yet to start.
 
+    def _holds(self, outcome: MoveOutcome) -> bool:
+        """Tell whether a move is still on its way, or ended well and the axis is still there."""
+        return not outcome.done or (outcome.success and self._is_near(outcome.target))
+
     def _is_near(self, target: float) -> bool:
         # The monitor is free but may be late; ask the IOC only before crying wolf.
         return any(
@@ -211,6 +257,8 @@ class StageAxis(EpicsMotor):
         """Finish the move that is under way, if one is: exactly once, whoever comes first."""
         with self._outcome_lock:
             outcome, self._outcome = self._outcome, None
+        if error is None:
+            self.arrived = time.monotonic()
         finish(outcome, error)
 
 

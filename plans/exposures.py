@@ -5,6 +5,7 @@ A frame is recorded once and only once, also if the RunEngine is paused in the m
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -102,6 +103,13 @@ def move(targets: Mapping[Any, Any], settle: float) -> MsgGenerator[None]:
         yield from bps.sleep(settle)
 
 
+def let_settle(axes: Iterable[Any], seconds: float) -> MsgGenerator[None]:
+    """Let axes settle: wait until so many seconds have gone by since the last of them arrived."""
+    still = seconds - (time.monotonic() - max(axis.arrived for axis in axes))
+    if still > 0:
+        yield from bps.sleep(still)
+
+
 def declare(stream: str, *devices: Any) -> MsgGenerator[None]:
     """Describe a stream before its first event.
 
@@ -117,7 +125,12 @@ def declare(stream: str, *devices: Any) -> MsgGenerator[None]:
             return
 
 
-def expose(camera: Any, readables: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
+def expose(
+    camera: Any,
+    readables: Iterable[Any],
+    stream: str,
+    ahead: Mapping[Any, float] | None = None,
+) -> MsgGenerator[Readings]:
     """Take a frame and record it as one event.
 
     Parameters
@@ -127,6 +140,9 @@ def expose(camera: Any, readables: Iterable[Any], stream: str) -> MsgGenerator[R
         What is read with the frame.
     stream : str
         Name of the stream, which was declared.
+    ahead : mapping of device to float, optional
+        Where axes are sent on to once the exposure is over, while the camera reads out and the
+        frame is written. `readables` are read before.
 
     Returns
     -------
@@ -135,8 +151,34 @@ def expose(camera: Any, readables: Iterable[Any], stream: str) -> MsgGenerator[R
     """
     group = short_uid("expose")
     yield from bps.trigger(camera, group=group)
-    yield from bps.wait(group)
-    return (yield from record((camera, *readables), stream))
+    if not ahead:
+        yield from bps.wait(group)
+        return (yield from record((camera, *readables), stream))
+    yield from bps.trigger(camera.exposure_end, wait=True)
+    return (yield from _record_and_go(camera, readables, stream, group, ahead))
+
+
+def _record_and_go(
+    camera: Any, readables: Iterable[Any], stream: str, group: str, ahead: Mapping[Any, float]
+) -> MsgGenerator[Readings]:
+    """Record a frame that is being read out, and send axes on meanwhile; see `record`."""
+
+    def inner() -> MsgGenerator[Readings]:
+        yield from bps.create(stream)
+        try:
+            readings = yield from _read_all(readables)
+            for axis, position in ahead.items():
+                yield from bps.abs_set(axis.departure, position)
+            yield from bps.wait(group)
+        except Exception:
+            yield from bps.drop()
+            raise
+        readings |= yield from _read_all([camera])
+        yield from bps.save()
+        return readings
+
+    recorded: Readings = yield from bpp.rewindable_wrapper(inner(), rewindable=False)
+    return recorded
 
 
 def record(devices: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
@@ -162,15 +204,20 @@ def record(devices: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
     """
 
     def inner() -> MsgGenerator[Readings]:
-        readings: Readings = {}
         yield from bps.create(stream)
-        for device in devices:
-            reading = yield from bps.read(device)
-            readings.update(reading or {})  # in a dry run nobody answers
+        readings = yield from _read_all(devices)
         yield from bps.save()
         return readings
 
-    readings: Readings = yield from bpp.rewindable_wrapper(inner(), rewindable=False)
+    recorded: Readings = yield from bpp.rewindable_wrapper(inner(), rewindable=False)
+    return recorded
+
+
+def _read_all(devices: Iterable[Any]) -> MsgGenerator[Readings]:
+    readings: Readings = {}
+    for device in devices:
+        reading = yield from bps.read(device)
+        readings.update(reading or {})  # in a dry run nobody answers
     return readings
 
 

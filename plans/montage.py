@@ -255,10 +255,10 @@ class _Montage:
             for tiles in self.tiles.grid.passes()
         ]
         for row, next_row in pairwise([*filter(None, passes), []]):
-            for tile in row:
+            for tile, then in zip(row, [*row[1:], *next_row[:1], None], strict=False):
                 if not self.steering.stops_now and self.focusing.is_due(tile, tile is row[0]):
                     yield from self._focus_at(tile)
-                yield from self._take(tile)
+                yield from self._take(tile, then)
             again = self.steering.to_retake(then=next_row[0] if next_row else None)
             yield from self.take_again(again)
 
@@ -267,13 +267,13 @@ class _Montage:
         for tile in tiles:
             yield from self._take(tile)
 
-    def _take(self, tile: GridTile) -> MsgGenerator[None]:
+    def _take(self, tile: GridTile, then: GridTile | None = None) -> MsgGenerator[None]:
         """Take a tile as the gate wants it: focused if it says so, not at all after an end."""
         if self.steering.stops_now:
             return
         if self.steering.refocus_is_due:
             yield from self._focus_at(tile)
-        yield from self.tiles.take(tile)
+        yield from self.tiles.take(tile, then)
         yield from self.steering.after(tile)
         yield from self.steering.catch_up()
 

@@ -16,7 +16,14 @@ from bluesky.utils import FailedStatus, MsgGenerator
 
 from devices import Tile
 from plans import names
-from plans.exposures import acquisition, declare, expose, move, set_exposure
+from plans.exposures import (
+    acquisition,
+    declare,
+    expose,
+    let_settle,
+    move,
+    set_exposure,
+)
 from plans.image_shift import ShiftedTiles
 from plans.safety import illuminated
 from processing.geometry import Grid, GridTile
@@ -76,8 +83,14 @@ class TileTaker:
         """Describe a stream of tiles' frames."""
         yield from declare(stream, self.camera, *self.readables)
 
-    def take(self, tile: GridTile) -> MsgGenerator[None]:
+    def take(self, tile: GridTile, then: GridTile | None = None) -> MsgGenerator[None]:
         """Take a tile, as an event of the primary stream; try again at once if the camera fails.
+
+        Parameters
+        ----------
+        tile : GridTile
+        then : GridTile, optional
+            What is likely to be taken next: the stage leaves for it while the camera reads out.
 
         Raises
         ------
@@ -89,8 +102,10 @@ class TileTaker:
         for remaining in reversed(range(self.retries + 1)):
             try:
                 yield from bps.checkpoint()
-                yield from move(self.place(tile), self.settle)
-                yield from expose(self.camera, self.readables, names.PRIMARY)
+                yield from self._go(tile)
+                yield from expose(
+                    self.camera, self.readables, names.PRIMARY, self._ahead(tile, then)
+                )
             except FailedStatus as error:
                 if not self._is_camera_fault(error):
                     raise
@@ -115,6 +130,26 @@ class TileTaker:
         if self.defocus is not None:
             place[self.scope.defocus] = self.defocus(tile)
         return place
+
+    def _go(self, tile: GridTile) -> MsgGenerator[None]:
+        """Go to a tile and settle; what is set beside the stage settles from when all are there."""
+        place = self.place(tile)
+        axes = (self.stage.x, self.stage.y)
+        if place.keys() - {self.tile, *axes}:
+            yield from move(place, self.settle)
+        else:
+            yield from move(place, 0)
+            yield from let_settle(axes, self.settle)
+
+    def _ahead(self, tile: GridTile, then: GridTile | None) -> dict[Any, float]:
+        """Give where the stage may leave for; nowhere if it can stay."""
+        if then is None:
+            return {}
+        axes = {
+            self.stage.x: (tile.stage_x, then.stage_x),
+            self.stage.y: (tile.stage_y, then.stage_y),
+        }
+        return {axis: there for axis, (here, there) in axes.items() if here != there}
 
     def _is_camera_fault(self, error: FailedStatus) -> bool:
         return bool(error.args) and getattr(error.args[0], "device", None) is self.camera
@@ -165,8 +200,9 @@ def take_grid(
     """
 
     def take_all() -> MsgGenerator[None]:
-        for tile in taker.grid.tiles:
-            yield from taker.take(tile)
+        tiles = taker.grid.tiles
+        for tile, then in zip(tiles, [*tiles[1:], None], strict=True):
+            yield from taker.take(tile, then)
 
     def inner_grid(uid: str) -> MsgGenerator[None]:
         yield from set_exposure(taker.camera, exposure)

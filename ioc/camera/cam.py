@@ -24,6 +24,7 @@ READ_TIMEOUT = 30.0  # s; the first frame of a simulation waits for its compiler
 TEMPERATURE_PERIOD = 1.0  # s
 SHORTEST = 0.05  # s that Acquire stays up: a stock SingleTrigger, which reads PVs after it has
 # started the camera and only then hands out its status, loses that if Acquire falls before
+SERIES = ("Acquire", "Readout", "Waiting")  # states between which a series goes
 STATUS_PERIOD = 0.05  # s between updates of the counters in a fast series
 STATES = (
     "Idle",
@@ -386,13 +387,15 @@ class Cam(Group):
         await show(self._rate, taken / max(time.monotonic() - began, 1e-6))
 
     async def _say(self, state: str, message: str) -> None:
-        """Publish the state, no oftener than a screen can follow it."""
-        if state in ("Acquire", "Readout", "Waiting") and self._state.value in (
-            "Acquire",
-            "Readout",
-            "Waiting",
-        ):
-            now = time.monotonic()
+        """Publish the state, in a fast series no oftener than a screen can follow it.
+
+        The end of an exposure that was told of is told, too: clients may wait for it.
+        """
+        now = time.monotonic()
+        if state == "Readout":
+            if self._state.value != "Acquire":
+                return
+        elif state in SERIES and self._state.value in SERIES:
             if now - self._said < STATUS_PERIOD:
                 return
             self._said = now

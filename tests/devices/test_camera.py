@@ -50,6 +50,29 @@ def test_a_plan_may_declare_its_stream_before_the_first_frame(
     assert len(session.frames()) == 2
 
 
+def test_the_exposure_ends_before_its_frame_is_written(lab: Lab, camera, monkeypatch):
+    camera.stage()
+    plain = camera._end
+
+    def end(error: Exception | None) -> None:
+        camera.exposed.wait(5)  # or it is never done: it was not seen before the frame
+        plain(error)
+
+    monkeypatch.setattr(camera, "_end", end)
+    frame = camera.trigger()
+    camera.exposure_end.trigger().wait(20)
+    frame.wait(20)
+
+
+def test_an_exposure_that_fails_is_over(lab: Lab, camera):
+    camera.stage()
+    lab.fault("CameraTimeout", 1)
+    frame = camera.trigger()
+    camera.exposure_end.trigger().wait(30)
+    with pytest.raises(CameraError):
+        frame.wait(30)
+
+
 def test_it_cannot_be_triggered_before_it_is_staged(lab: Lab):
     with pytest.raises(RuntimeError, match="camera is not ready to trigger: stage it first"):
         lab.camera.trigger()

@@ -100,6 +100,36 @@ def test_a_new_target_on_the_way_replaces_the_old_one(lab: Lab, slow):
     assert slow.position == pytest.approx(-5, abs=slow.tolerance)
 
 
+def test_an_axis_may_leave_before_anyone_waits_for_it(lab: Lab, slow):
+    assert slow.departure.set(2).done
+    outcome = slow.set(2)
+    assert not outcome.done, "still on its way"
+    outcome.wait(20)
+    assert slow.position == pytest.approx(2, abs=slow.tolerance)
+    assert 0 <= time.monotonic() - slow.arrived < 5
+
+
+def test_an_axis_that_left_and_arrived_is_there(lab: Lab, slow):
+    before = slow.arrived
+    slow.departure.set(1)
+    arrived = wait_until(lambda: slow.arrived > before and slow.arrived, 20)
+    slow.set(1).wait(20)
+    assert slow.arrived == arrived, "it did not move again"
+    slow.departure.set(2)
+    slow.set(2).wait(20)
+    lab.put("STAGE:X.VAL", 0)  # someone has a look elsewhere
+    wait_until(lambda: slow.position == pytest.approx(0, abs=0.05), 20)
+    slow.set(2).wait(20)
+    assert lab.pv("STAGE:X.RBV") == pytest.approx(2, abs=slow.tolerance)
+
+
+def test_an_axis_that_left_may_be_wanted_elsewhere(lab: Lab, slow):
+    slow.departure.set(40)
+    wait_until(lambda: is_moving(lab), 10)
+    slow.set(0).wait(20)
+    assert lab.pv("STAGE:X.RBV") == pytest.approx(0, abs=slow.tolerance)
+
+
 def test_a_stalled_axis_is_an_error(lab: Lab):
     lab.stage.x.set(0).wait(20)
     lab.fault("StageStall", 1)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+from bluesky import Msg
 from bluesky.preprocessors import SupplementalData
 
 from plans import MontageResult, montage
@@ -162,17 +163,33 @@ def test_a_baseline_and_a_second_montage_in_one_session(lab: Lab, session: Sessi
     assert "camera_cam_temperature" in baseline[0]
 
 
-def test_exposures_overlap_with_nothing(lab: Lab, session: Session):
-    """Between a trigger and its end nothing else is sent; the beam is on for all of them."""
-    messages = []
+def test_nothing_happens_in_an_exposure_but_the_stage_leaves_before_the_frame_is_written(
+    lab: Lab, session: Session
+):
+    """The beam is on for all exposures."""
+    messages: list[Msg] = []
     session.RE.msg_hook = messages.append
     session(take(lab))
-    for position, message in enumerate(messages):
-        if message.command == "trigger":
-            assert messages[position + 1].command == "wait"
-            assert messages[position + 1].kwargs["group"] == message.kwargs["group"]
+    exposures = [
+        number
+        for number, message in enumerate(messages)
+        if message.command == "trigger" and message.obj is lab.camera
+    ]
+    assert len(exposures) == 9
+    for number in exposures[:-1]:
+        over, wait = messages[number + 1 : number + 3]
+        assert (over.command, over.obj) == ("trigger", lab.camera.exposure_end)
+        assert (wait.command, wait.kwargs["group"]) == ("wait", over.kwargs["group"])
+        group = messages[number].kwargs["group"]
+        written = next(
+            later
+            for later in range(number, len(messages))
+            if (messages[later].command, messages[later].kwargs.get("group")) == ("wait", group)
+        )
+        left = {message.obj for message in messages[number:written] if message.command == "set"}
+        assert left & {lab.stage.x.departure, lab.stage.y.departure}
+    assert messages[exposures[-1] + 1].command == "wait", "there is nowhere to go after the last"
     commands = [(message.command, getattr(message.obj, "name", None)) for message in messages]
     on, off = commands.index(("stage", "scope")), commands.index(("unstage", "scope"))
-    triggers = [i for i, command in enumerate(commands) if command[0] == "trigger"]
-    assert on < min(triggers)
-    assert max(triggers) < off
+    assert on < min(exposures)
+    assert max(exposures) < off
