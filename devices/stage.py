@@ -42,6 +42,10 @@ class Departure:
         self.name = f"{axis.name}_departure"
         self._axis = axis
 
+    def check_value(self, position: float) -> None:
+        """Raise LimitError if the axis cannot go there."""
+        self._axis.check_value(position)
+
     def set(self, position: float) -> NullStatus:
         """Begin to move."""
         self._axis.depart(position)

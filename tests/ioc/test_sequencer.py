@@ -174,6 +174,11 @@ def test_commands_in_each_state(client, state):
     assert client.state == ("Aborted" if rests else state)
 
 
+def expose_for_a_while() -> None:
+    """Come to the middle of an exposure of half a second that has begun, which no PV tells."""
+    time.sleep(0.15)
+
+
 class TestInterruptions:
     def fly(self, client: SequencerClient, moment: str) -> None:
         """Fly three points until some moment after the first."""
@@ -184,6 +189,8 @@ class TestInterruptions:
             client.put("STAGE:X.VELO", 2)
         client.start()
         wait_until(lambda: client.get("SEQ:Index_RBV") == 1, 20, "the second", period=0.002)
+        if moment == "exposure":
+            expose_for_a_while()
         if moment == "move":
             wait_until(lambda: client.get("STAGE:X.DMOV") == 0, 5, "it moves", period=0.002)
         if moment == "settle":
@@ -351,6 +358,7 @@ class TestFaults:
         else:
             client.start()  # the stage stays, so that one exposure follows on the other
             wait_until(lambda: client.get("SEQ:Index_RBV") == 1, 20, period=0.002)
+            expose_for_a_while()
             client.put(f"SCOPE:{name}", dark)
         point, code, message = client.fault()
         assert (point, code) == (1, FaultCode.INTERLOCK)
