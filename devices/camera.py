@@ -21,12 +21,11 @@ from ophyd.areadetector.filestore_mixins import FileStoreHDF5IterativeWrite
 from ophyd.areadetector.plugins import HDF5Plugin, ImagePlugin, StatsPlugin
 from ophyd.areadetector.trigger_mixins import SingleTrigger
 from ophyd.device import Staged
-from ophyd.sim import NullStatus
 from ophyd.status import StatusBase
 from ophyd.utils import DisconnectedError
 
 from devices.connection import Connectable
-from devices.status import DeviceOutcome, finish
+from devices.status import DeviceOutcome, finish, finished
 from devices.timeouts import EXPOSURE_MARGIN
 
 _log = logging.getLogger(__name__)
@@ -214,7 +213,7 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         # One frame to a trigger: more would be one event for several frames.
         self.stage_sigs.update([("cam.num_images", 1)])
         self.exposure_end = ExposureEnd(self)
-        self.exposed: StatusBase = NullStatus()
+        self.exposed: StatusBase = finished()
         self._status: DeviceOutcome | None = None
         self._outcome_lock = Lock()
         self._acquiring = self._exposing = False

@@ -12,12 +12,12 @@ from typing import Any
 
 from ophyd import Component as Cpt
 from ophyd import EpicsMotor, EpicsSignalRO
-from ophyd.sim import NullStatus
+from ophyd.status import Status
 from ophyd.status import wait as wait_for_status
 from ophyd.utils import DisconnectedError
 
 from devices.connection import Connectable
-from devices.status import MoveOutcome, finish
+from devices.status import MoveOutcome, finish, finished
 from devices.timeouts import MOVE_MARGIN
 
 _LOOK = "is the IOC alive? Look at its log, and start it with `temline up`"
@@ -46,10 +46,10 @@ class Departure:
         """Raise LimitError if the axis cannot go there."""
         self._axis.check_value(position)
 
-    def set(self, position: float) -> NullStatus:
+    def set(self, position: float) -> Status:
         """Begin to move."""
         self._axis.depart(position)
-        return NullStatus()
+        return finished()
 
 
 class StageAxis(EpicsMotor):
@@ -261,7 +261,7 @@ class StageAxis(EpicsMotor):
         """Finish the move that is under way, if one is: exactly once, whoever comes first."""
         with self._outcome_lock:
             outcome, self._outcome = self._outcome, None
-        if error is None:
+        if outcome is not None and error is None:
             self.arrived = time.monotonic()
         finish(outcome, error)
 

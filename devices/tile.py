@@ -13,6 +13,8 @@ from ophyd import Component as Cpt
 from ophyd import Device, Signal
 from ophyd.status import Status
 
+from devices.status import finished
+
 
 class SoftReadings(Device):
     """A device of soft signals that are set all at once, in one message."""
@@ -30,9 +32,7 @@ class SoftReadings(Device):
         """
         for name, value in values.items():
             getattr(self, name).put(value)
-        status = Status(self)
-        status.set_finished()
-        return status
+        return finished(self)
 
     def describe(self) -> dict[str, Any]:
         """Describe the signals, with the units and the numpy types that soft signals lack."""
