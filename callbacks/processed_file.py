@@ -249,7 +249,7 @@ def _opened(path: str, how: int) -> Iterator[int]:
 def _write_pages(file: int, data: memoryview, offset: int) -> int:
     """Write the whole pages of a row; give how many bytes the file's system took in this way."""
     length = len(data) - len(data) % PAGE
-    pages = _on_a_page(data[:length])
+    pages = _aligned(data[:length])
     done = 0
     while done < length:
         try:
@@ -261,14 +261,14 @@ def _write_pages(file: int, data: memoryview, offset: int) -> int:
     return done
 
 
-def _on_a_page(data: memoryview) -> memoryview:
+def _aligned(data: memoryview) -> memoryview:
     """Give the bytes where a direct write may take them from."""
     held = np.frombuffer(data, np.uint8)
     if held.ctypes.data % PAGE == 0:
         return data
-    aligned = thread_buffers().get("pages", held.shape, np.uint8)
-    aligned[:] = held
-    return aligned.data
+    copied = thread_buffers().get("pages", held.shape, np.uint8)
+    copied[:] = held
+    return copied.data
 
 
 def _write(file: int, data: memoryview, offset: int) -> None:

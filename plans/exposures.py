@@ -163,8 +163,7 @@ def _record_and_go(
 ) -> MsgGenerator[Readings]:
     """Record a frame that is being read out, and send axes on meanwhile; see `record`."""
 
-    def inner() -> MsgGenerator[Readings]:
-        yield from bps.create(stream)
+    def read_and_go() -> MsgGenerator[Readings]:
         try:
             readings = yield from _read_all(readables)
             for axis, position in ahead.items():
@@ -173,12 +172,9 @@ def _record_and_go(
         except Exception:
             yield from bps.drop()
             raise
-        readings |= yield from _read_all([camera])
-        yield from bps.save()
-        return readings
+        return readings | (yield from _read_all([camera]))
 
-    recorded: Readings = yield from bpp.rewindable_wrapper(inner(), rewindable=False)
-    return recorded
+    return (yield from _one_event(read_and_go(), stream))
 
 
 def record(devices: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
@@ -202,10 +198,15 @@ def record(devices: Iterable[Any], stream: str) -> MsgGenerator[Readings]:
     being recorded would be recorded twice. So there the RunEngine may not go back, and it goes on
     behind.
     """
+    return (yield from _one_event(_read_all(devices), stream))
+
+
+def _one_event(body: MsgGenerator[Readings], stream: str) -> MsgGenerator[Readings]:
+    """Make one event of what is read in a body, which a pause does not take back."""
 
     def inner() -> MsgGenerator[Readings]:
         yield from bps.create(stream)
-        readings = yield from _read_all(devices)
+        readings = yield from body
         yield from bps.save()
         return readings
 

@@ -391,11 +391,11 @@ class Cam(Group):
 
         The end of an exposure that was told of is told, too: clients may wait for it.
         """
-        now = time.monotonic()
         if state == "Readout":
             if self._state.value != "Acquire":
                 return
         elif state in SERIES and self._state.value in SERIES:
+            now = time.monotonic()
             if now - self._said < STATUS_PERIOD:
                 return
             self._said = now
