@@ -1,6 +1,7 @@
 """The camera: an exposure that takes its time, then a frame that is read.
 
-The stage may move as soon as the exposure is over; reading comes after, and rendering hides in it.
+The stage may move as soon as the exposure is over. A frame is rendered while it is exposed, and
+once more if anything changes until the end: so the simulation hides behind the hardware's time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -25,6 +27,7 @@ from simulation.errors import (
 )
 from simulation.faults import FaultSet
 from simulation.render import FrameRenderer, View
+from simulation.scene import Exposure, Scene
 from simulation.settings import CameraSettings
 
 BINNINGS = (1, 2, 4)
@@ -32,16 +35,9 @@ BITS = (8, 16)
 COOLING_TIME = 60.0
 
 
-@dataclass(frozen=True)
-class Exposure:
-    """What the camera asks for: frame number, start, duration and unix time of the end, in s."""
-
-    number: int
-    start: float
-    duration: float
-    timestamp: float
-    binning: int
-    bits: int
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Note = Callable[[float], None]
+"""Called with the unix time of the end of an exposure, in s, when its frame is read."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +53,19 @@ class Frame:
         Unix time of the end of the exposure, in s.
     """
 
-    data: NDArray[np.uint8] | NDArray[np.uint16]
+    data: Pixels
     number: int
     timestamp: float
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """A frame that was exposed: its pixels, with the end of its exposure in simulated time."""
+
+    number: int
+    pixels: Future[tuple[Note, Pixels]]
+    timestamp: float
+    end: float
 
 
 class VirtualCamera:
@@ -71,9 +77,11 @@ class VirtualCamera:
     clock : SimulationClock
     faults : FaultSet
     renderer : FrameRenderer
-    look : callable
-        Asked with each exposure at its end; gives a callable without arguments that tells what the
-        camera saw, asked when its frame is read.
+    scene : callable
+        Gives how everything stands now.
+    see : callable
+        Given an exposure and a scene, tells what the camera sees, and whom to tell when that frame
+        is read.
     """
 
     def __init__(
@@ -82,18 +90,21 @@ class VirtualCamera:
         clock: SimulationClock,
         faults: FaultSet,
         renderer: FrameRenderer,
-        look: Callable[[Exposure], Callable[[], View]],
+        *,
+        scene: Callable[[], Scene],
+        see: Callable[[Exposure, Scene], tuple[View, Note]],
     ) -> None:
         self.settings = settings
         self.sensor = settings.sensor
         self._clock = clock
         self._faults = faults
         self._renderer = renderer
-        self._look = look
+        self._scene, self._see = scene, see
+        self._darkroom = ThreadPoolExecutor(1, "darkroom")
         self._exposing = threading.Lock()
         self._abort = threading.Event()
         self._lock = threading.Lock()
-        self._unread: deque[tuple[Callable[[], View], float, float]] = deque()
+        self._unread: deque[_Unread] = deque()
         self._number = 0
         self._cooling = (settings.temperature, settings.temperature, clock.now())
 
@@ -146,19 +157,36 @@ class VirtualCamera:
             self._number += 1
             number = self._number
         start = self._clock.now()
-        end = start + exposure
-        self._wait(end, number)
+        request = Exposure(number, start, exposure, binning, bits)
+        before = self._scene()
+        pixels = self._darkroom.submit(self._develop, request, before)
+        try:
+            self._until_exposed(request)
+        except CameraError:
+            pixels.cancel()
+            raise
+        timestamp = time.time()
+        after = replace(self._scene(), dropped=self._faults.strikes("beam_drop"))
+        if after != before:
+            pixels.cancel()
+            pixels = self._darkroom.submit(self._develop, request, after)
+        with self._lock:
+            self._unread.append(_Unread(number, pixels, timestamp, start + exposure))
+        return number
+
+    def _until_exposed(self, exposure: Exposure) -> None:
+        end = exposure.start + exposure.duration
+        self._wait(end, exposure.number)
         if self._faults.strikes("camera_timeout"):
-            self._wait(end + self.settings.timeout, number)
+            self._wait(end + self.settings.timeout, exposure.number)
             raise CameraTimeoutError(
-                f"exposure {number} of {exposure:g} s did not end within "
+                f"exposure {exposure.number} of {exposure.duration:g} s did not end within "
                 f"{self.settings.timeout:g} s of its time; expose again"
             )
-        timestamp = time.time()
-        look = self._look(Exposure(number, start, exposure, timestamp, binning, bits))
-        with self._lock:
-            self._unread.append((look, timestamp, end))
-        return number
+
+    def _develop(self, exposure: Exposure, scene: Scene) -> tuple[Note, Pixels]:
+        view, note = self._see(exposure, scene)
+        return note, self._renderer.render(view)
 
     def read(self) -> Frame:
         """Read the oldest frame that was exposed and not read.
@@ -181,13 +209,13 @@ class VirtualCamera:
         with self._lock:
             if not self._unread:
                 raise CameraError("there is no frame to read; expose first")
-            look, timestamp, end = self._unread.popleft()
-        view = look()
+            unread = self._unread.popleft()
+        note, pixels = unread.pixels.result()
+        note(unread.timestamp)
         if self._faults.strikes("lost_frame"):
-            raise LostFrameError(f"frame {view.number} did not arrive; expose again")
-        frame = Frame(self._renderer.render(view), view.number, timestamp)
-        self._wait(end + self.settings.readout_time, view.number)
-        return frame
+            raise LostFrameError(f"frame {unread.number} did not arrive; expose again")
+        self._wait(unread.end + self.settings.readout_time, unread.number)
+        return Frame(pixels, unread.number, unread.timestamp)
 
     def abort(self) -> None:
         """End a running exposure early and forget the frames that were not read."""

@@ -8,20 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from math import atan2, ceil, degrees, hypot, pi
+from math import atan2, ceil, degrees, hypot, nan, pi
 from pathlib import Path
 from typing import Protocol, TypeGuard
 
 import numpy as np
 
 from simulation.blur import blur_size
-from simulation.camera import Exposure, VirtualCamera
+from simulation.camera import Note, VirtualCamera
 from simulation.clock import SimulationClock
 from simulation.column import ColumnState, VirtualColumn, axes_of_beam
 from simulation.faults import FaultSet
 from simulation.optics import Distortion, Optics, focal_spread, height_map, wavelength
 from simulation.render import Beam, FrameRenderer, Texture, View, beam_peak
+from simulation.scene import Exposure, Scene
 from simulation.settings import MicroscopeSettings
 from simulation.specimen.base import level_for
 from simulation.stage import VirtualStage
@@ -90,6 +90,7 @@ class VirtualMicroscope:
         self.clock = SimulationClock(clock, sleep, settings.time_scale)
         self.faults = FaultSet()
         self._specimen = specimen if specimen is not None else EmptyFilm()
+        self._tape = OpaqueTape()
         stage_seed, lens_seed, height_seed, camera_seed = np.random.SeedSequence(
             settings.seed
         ).spawn(4)
@@ -109,7 +110,12 @@ class VirtualMicroscope:
             on_move=self._prefetch,
         )
         self.camera = VirtualCamera(
-            settings.camera, self.clock, self.faults, self._renderer, self._look
+            settings.camera,
+            self.clock,
+            self.faults,
+            self._renderer,
+            scene=self._scene,
+            see=self._see,
         )
 
     def close(self) -> None:
@@ -163,35 +169,25 @@ class VirtualMicroscope:
             x, y, width * PREFETCH_MARGIN, height * PREFETCH_MARGIN, level_for(geometry.pixel_size)
         )
 
-    def _look(self, exposure: Exposure) -> Callable[[], View]:
-        """Note what an exposure depends on; what it saw is worked out when its frame is read.
+    def _scene(self) -> Scene:
+        """Note what an exposure depends on; what it sees is worked out on another thread.
 
         An exposure is to take its time and no more, as a real one does.
         """
-        return partial(
-            self._view,
-            exposure,
-            state=self.column.state(),
-            tape_offset=self.stage.tape_offset,
-            specimen=self._seen(),
-            aperture=self.stage.aperture,
-            dropped=self.faults.strikes("beam_drop"),
+        return Scene(
+            self.column.state(),
+            self.stage.commands,
+            self._seen(),
+            self.stage.aperture,
+            self.stage.tape_offset,
         )
 
-    def _view(
-        self,
-        exposure: Exposure,
-        *,
-        state: ColumnState,
-        tape_offset: np.ndarray,
-        specimen: Texture,
-        aperture: int,
-        dropped: bool,
-    ) -> View:
-        """Work out what the camera saw in an exposure, and note the truth."""
+    def _see(self, exposure: Exposure, scene: Scene) -> tuple[View, Note]:
+        """Work out what the camera sees in an exposure; the truth is noted when it is read."""
+        state = scene.column
         steps = min(max(ceil(exposure.duration / PATH_STEP), 16), MOST_PATH_STEPS)
         share = (np.arange(steps) + 0.5) / steps
-        path = self.stage.true_path(exposure.start + share * exposure.duration, tape_offset)
+        path = self.stage.true_path(exposure.start + share * exposure.duration, scene.tape_offset)
         mean = {name: float(values.mean()) for name, values in path.items()}
         geometry = self.column.true_geometry(state)
         optics = self._optics(state, mean["x"], mean["y"], mean["z"])
@@ -204,33 +200,24 @@ class VirtualMicroscope:
             motion = np.zeros((2, 1))
         view = View(
             number=exposure.number,
-            specimen=specimen,
+            specimen=scene.specimen,
             x=mean["x"] + shift[0],
             y=mean["y"] + shift[1],
             tilt=mean["tilt"],
             geometry=geometry,
             optics=optics,
             path=motion,
-            beam=None if dropped else self._beam(state, exposure, shift),
+            beam=None if scene.dropped else self._beam(state, exposure, shift),
             exposure=exposure.duration,
             binning=exposure.binning,
             bits=exposure.bits,
         )
-        truth = self._truth_of(
-            view,
-            exposure,
-            state=state,
-            mean=mean,
-            shift=shift,
-            aperture=aperture,
-            dropped=dropped,
-        )
-        self._truth.add(truth)
-        return view
+        truth = self._truth_of(view, exposure, scene, mean, shift)
+        return view, lambda timestamp: self._truth.add(replace(truth, timestamp=timestamp))
 
     def _seen(self) -> Texture:
         """Give what is under the beam: between apertures, the tape itself."""
-        return OpaqueTape() if self.stage.aperture_moving() else self.specimen(self.stage.aperture)
+        return self._tape if self.stage.aperture_moving() else self.specimen(self.stage.aperture)
 
     def _optics(self, state: ColumnState, x: float, y: float, z: float) -> Optics:
         s = self.settings.optics
@@ -277,28 +264,26 @@ class VirtualMicroscope:
         self,
         view: View,
         exposure: Exposure,
-        *,
-        state: ColumnState,
+        scene: Scene,
         mean: dict[str, float],
         shift: np.ndarray,
-        aperture: int,
-        dropped: bool,
     ) -> FrameTruth:
+        """Say what is behind a frame; its timestamp is not known yet."""
         binning = view.binning
         pixel = view.geometry.pixel_size * binning
         height, width = self.settings.camera.sensor
         still = replace(view.optics, defocus=0.0, astigmatism=0.0)
         return FrameTruth(
             frame=view.number,
-            timestamp=exposure.timestamp,
+            timestamp=nan,
             time=exposure.start + exposure.duration / 2,
             exposure=view.exposure,
             x=float(view.x),
             y=float(view.y),
             z=mean["z"],
             tilt=view.tilt,
-            aperture=aperture,
-            magnification=state.magnification,
+            aperture=scene.aperture,
+            magnification=scene.column.magnification,
             pixel_size=pixel,
             angle=view.geometry.angle,
             flip_columns=view.geometry.flip_columns,
@@ -318,7 +303,7 @@ class VirtualMicroscope:
             image_shift_y=float(shift[1]),
             dose=0.0 if view.beam is None else view.beam.electrons / 1e8,
             distortion=self.distortion,
-            faults=("beam_drop",) if dropped else (),
+            faults=("beam_drop",) if scene.dropped else (),
         )
 
 

@@ -233,6 +233,11 @@ class VirtualStage:
     on_move : callable, optional
         Called with the targets (x, y) and the aperture when a motion starts, so that
         texture can be made ahead.
+
+    Attributes
+    ----------
+    commands : int
+        How many it has had: its path is settled until the next.
     """
 
     def __init__(
@@ -263,6 +268,7 @@ class VirtualStage:
         self._tape = np.random.default_rng(tape_seed)
         self._tape_offset = np.zeros(2)
         self._aperture = (1, 1, now, now)  # from, to, start, end
+        self.commands = 0
 
     # -- what a driver asks ---------------------------------------------------------------------
 
@@ -319,6 +325,7 @@ class VirtualStage:
         """
         self._check(targets)
         with self._lock:
+            self.commands += 1
             stall = self._faults.strikes("stage_stall") if targets else False
             now = self._clock.now()
             for name, target in targets.items():
@@ -351,6 +358,7 @@ class VirtualStage:
         for name in axes or ():
             self._known(name)
         with self._lock:
+            self.commands += 1
             now = self._clock.now()
             for name in AXES if axes is None else axes:
                 self._axes[name].stop(now)
@@ -423,6 +431,7 @@ class VirtualStage:
                 f"aperture is {number}; it must be a whole number from 1 to {self.n_apertures}"
             )
         with self._lock:
+            self.commands += 1
             here = self.aperture
             now = self._clock.now()
             steps = abs(int(number) - here)

@@ -1,6 +1,9 @@
 """The camera: its counts, noise and defects measured, and its two phases."""
 
 import threading
+import time
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from simulation import (
     VirtualMicroscope,
 )
 from tests.simulation.instrument import Formula, ManualClock, quiet, snap, white_noise
+from tests.support import wait_until
 
 
 def plain(**camera):
@@ -211,6 +215,56 @@ def test_the_stage_may_move_before_the_frame_is_read():
     microscope.stage.wait()
     data = microscope.camera.read().data
     assert data[:, :100].mean() > 1.5 * data[:, 160:].mean()
+
+
+def views_of(microscope):
+    """Note the views that frames are made of."""
+    render, views = microscope.camera._renderer.render, []
+
+    def noted(view):
+        views.append(view)
+        return render(view)
+
+    microscope.camera._renderer.render = noted
+    return views
+
+
+def test_a_frame_is_made_while_it_is_exposed():
+    clock = ManualClock()
+    microscope = quiet(clock=clock)
+    views = views_of(microscope)
+    clock.on_sleep = lambda: wait_until(lambda: views, 10, "a frame before the exposure's end")
+    microscope.camera.expose(0.25)
+    microscope.camera.read()
+    assert len(views) == 1
+    assert microscope.truth(1).timestamp == pytest.approx(time.time(), abs=60)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda microscope: microscope.column.set("blank", "On"),
+        lambda microscope: microscope.column.set("image_shift_x", 0.2),
+        lambda microscope: microscope.stage.move(x=0.5),
+        lambda microscope: microscope.faults.set("beam_drop", count=1),
+    ],
+    ids=["blank", "image shift", "move", "beam drop"],
+)
+def test_what_changes_in_an_exposure_is_in_its_frame(change):
+    grain = Formula(lambda x, y: 0.5 + 0.3 * np.sin(40 * x) * np.cos(30 * y))
+    frames = []
+    for ahead in (True, False):
+        clock = ManualClock()
+        microscope = quiet(grain, clock=clock)
+        camera, scene = microscope.camera, microscope.camera._scene
+        if not ahead:  # it foresees what never comes, and makes the frame at the end alone
+            foreseen = iter([replace(scene(), stage_commands=-1)])
+            camera._scene = lambda foreseen=foreseen, scene=scene: next(foreseen, None) or scene()
+        events = iter([partial(change, microscope)])
+        clock.on_sleep = lambda events=events: next(events, int)()
+        frames.append(snap(microscope, 0.25)[0].data)
+    np.testing.assert_array_equal(*frames)
+    assert (frames[0] != snap(quiet(grain), 0.25)[0].data).any()
 
 
 def test_frame_numbers_rise_also_over_failures():
