@@ -19,11 +19,13 @@ from caproto._data import CannotExceedLimits
 
 from ioc.drivers.protocol import Axis, DriverError, DriverTimeoutError, StageDriver, StageReading
 from ioc.records import Group, Real, clear_alarm, raise_alarm, show
+from ioc.trajectory import travel_time
 from ioc.worker import Worker
 
 MOVING_PERIOD = 1 / 80  # s; 50 Hz are asked for in motion, and a busy machine is late at times
 IDLE_PERIOD = 0.5  # s
-REST_POLL = 0.002  # s between looks whether everything has come to rest
+REST_POLL = 0.002  # s between looks whether something has come to rest that should
+LATE = 0.02  # s that a move may be late, and is still looked at so often
 STALL_TIME = 3.0  # s without a change of position until an axis in motion counts as stalled
 
 logger = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Motor:
         self.name = name
         self.axis = axis
         self.moving = False
-        self.started = 0.0
+        self.started, self.due = 0.0, -inf
         self.stopped = False
         self.published = 0.0
         self._stage = stage
@@ -195,6 +197,7 @@ class Motor:
             await self._fail(str(error))
             raise
         self._set_out(started)
+        self.due = started + self._travel_time(float(value))
         self._stage.wake()
         await self._arrived.wait()
         raise SkipWrite  # VAL was published at the start, and may have changed since
@@ -205,9 +208,14 @@ class Motor:
         self._set_out(started)
 
     def _set_out(self, started: float) -> None:
-        self.started = started
+        self.started, self.due = started, -inf
         self.moving = True
         self._progress = (self.fields.user_readback_value.value, started)
+
+    def _travel_time(self, target: float) -> float:
+        """Say how long a move from here should take, in s."""
+        away = target - self.fields.user_readback_value.value
+        return travel_time(away, self.fields.velocity.value, self.axis.acceleration)
 
     async def _begin(self, value: float) -> None:
         """Say that a move begins, even if it turns out to be one of no length."""
@@ -431,12 +439,18 @@ class Stage(Group):
             self._wake.clear()
             began = time.monotonic()
             await self._refresh()
-            period = MOVING_PERIOD if self._in_motion else IDLE_PERIOD
             try:
-                rest = max(period - (time.monotonic() - began), 0.001)
+                rest = max(self._period(began) - (time.monotonic() - began), 0.001)
                 await asyncio.wait_for(self._wake.wait(), rest)
             except TimeoutError:
                 continue
+
+    def _period(self, now: float) -> float:
+        """Say when to read next: just when a move should end, for somebody waits for that."""
+        if not self._in_motion:
+            return IDLE_PERIOD
+        due = [motor.due - now for motor in self.motors.values() if motor.moving]
+        return min([MOVING_PERIOD, *(max(left, REST_POLL) for left in due if left > -LATE)])
 
     @property
     def _in_motion(self) -> bool:

@@ -338,12 +338,13 @@ class Cam(Group):
     async def _take(self) -> Frame:
         """Expose and read one frame."""
         exposure, readout = self._time.value, self.readout
-        await self._say("Acquire", "Exposing")
+        exposing = asyncio.create_task(
+            self.worker.call(self.driver.expose, exposure, readout, timeout=exposure + self.timeout)
+        )
+        await self._say("Acquire", "Exposing")  # it does not wait for that
         countdown = asyncio.create_task(self._count_down(exposure))
         try:
-            await self.worker.call(
-                self.driver.expose, exposure, readout, timeout=exposure + self.timeout
-            )
+            await exposing
         except Exception:
             if not self._aborting:  # whatever went wrong, the sensor must not stay busy
                 await self.control.call(self.driver.abort)
