@@ -263,7 +263,8 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         if self._staged != Staged.yes:
             raise RuntimeError(f"{self.name} is not ready to trigger: stage it first")
         exposure = self.cam.acquire_time.get()
-        self._frames_before = self.hdf1.num_captured.get(use_monitor=False)
+        # By its monitor, which has told of all frames by now: their triggers waited for it.
+        self._frames_before = self.hdf1.num_captured.get()
         outcome = DeviceOutcome(
             self,
             timeout=exposure + EXPOSURE_MARGIN,

@@ -142,7 +142,7 @@ def expose(
         Name of the stream, which was declared.
     ahead : mapping of device to float, optional
         Where axes are sent on to once the exposure is over, while the camera reads out and the
-        frame is written. `readables` are read before.
+        frame is written. Their device, if it is among `readables`, is read before.
 
     Returns
     -------
@@ -165,9 +165,11 @@ def _record_and_go(
 
     def read_and_go() -> MsgGenerator[Readings]:
         try:
-            readings = yield from _read_all(readables)
+            leaving = {axis.parent for axis in ahead}
+            readings = yield from _read_all(one for one in readables if one in leaving)
             for axis, position in ahead.items():
                 yield from bps.abs_set(axis.departure, position)
+            readings |= yield from _read_all(one for one in readables if one not in leaving)
             yield from bps.wait(group)
         except Exception:
             yield from bps.drop()
