@@ -378,12 +378,13 @@ class Sequencer(Connectable):
 
     def _connection_changed(self, connected: bool, **_: Any) -> None:
         if not connected:
-            self._end_completion(
-                DisconnectedError(
-                    f"{self.name} has lost its IOC ({self.prefix}) on its way: look at the IOC's "
-                    "log, and start it with `temline up`; what is on disk is on disk"
-                )
-            )
+            self._end_completion(self._lost())
+
+    def _lost(self) -> DisconnectedError:
+        return DisconnectedError(
+            f"{self.name} has lost its IOC ({self.prefix}) on its way: look at the IOC's log, and "
+            "start it with `temline up`; what is on disk is on disk"
+        )
 
     def set(self, command: Command) -> DeviceOutcome:
         """Have it rest, leave a point out, or end.
@@ -415,7 +416,10 @@ class Sequencer(Connectable):
             self._end_completion()
             outcome.set_finished()
 
-        commands[command].put(1, use_complete=True, callback=done)
+        if self.state.connected:
+            commands[command].put(1, use_complete=True, callback=done)
+        else:
+            outcome.set_exception(self._lost())
         return outcome
 
     def pause(self) -> None:
@@ -461,8 +465,12 @@ class Sequencer(Connectable):
             self,
             timeout=COMMAND_TIMEOUT,
             call_stop_on_failure=False,
-            explain=lambda: f"{self.name} did not {what}; it is {self.state.get()}: {self._why()}",
+            explain=lambda: f"{self.name} did not {what}; it is {self._found()}",
         )
+
+    def _found(self) -> str:
+        state = self.state.get(use_monitor=False) if self.state.connected else "gone"
+        return f"{state}: {self._why()}"
 
     def _why(self) -> str:
         text: str = self.error.get(use_monitor=False) if self.error.connected else "no IOC"
@@ -638,10 +646,14 @@ class Sequencer(Connectable):
         return readings
 
     def _show_life(self) -> None:
-        """Write the heartbeat, so that the sequencer goes on."""
+        """Write the heartbeat, so that the sequencer goes on; see whether it does.
+
+        A client that reads late may lose the update that told of the end.
+        """
         if time.monotonic() - self._alive > HEARTBEAT_PERIOD:
             self._alive = time.monotonic()
             self.heartbeat.put(1, wait=False)
+            self._state_changed()
 
     def _image(self) -> str:
         name: str = self._needed().camera._image_name

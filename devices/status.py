@@ -31,8 +31,14 @@ class Outcome(StatusBase):
         super()._settled()
         if isinstance(getattr(self, "_exception", None), StatusTimeoutError):
             self._exception: Exception | None = TimeoutError(
-                f"{self._explain()} [waited {self.timeout:.3g} s]"
+                f"{self._explanation()} [waited {self.timeout:.3g} s]"
             )
+
+    def _explanation(self) -> str:
+        try:
+            return self._explain()
+        except Exception as error:  # such as an IOC that is gone, of which it wanted to know more
+            return f"there was no answer, and now: {error}"
 
     def __str__(self) -> str:
         # bluesky's FailedStatus and the run's stop document show a status by its text.
