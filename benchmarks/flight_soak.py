@@ -29,7 +29,8 @@ TILES, QUICK_TILES = 10_000, 1_000
 SHARE = 10  # of the tiles make up what is compared: the first tenth and the last
 SENSOR = (64, 64)
 EXPOSURE = 0.002  # s
-FAULT_PERIOD = 0.7  # s between faults, on average
+TILES_PER_FAULT = 25  # on average: by tiles and not by time, so that machines do not differ
+LOOK_PERIOD = 0.01  # s between looks at how many were taken
 DARK = 0.05  # s that the light is away
 MOST_RUNS = 20  # that it may take: three tiles in a row that fail end one
 MOST_GROWTH = 1.1  # of the time of a tile, from the first to the last
@@ -127,13 +128,13 @@ class Trouble:
     ----------
     put : callable
         Writes a PV, by its name without the prefix.
+    taken : callable
+        Tells how many tiles were taken.
     seed : int
-    period : float
-        Between two faults, on average, in s.
     """
 
-    def __init__(self, put: Callable[..., None], seed: int, period: float = FAULT_PERIOD) -> None:
-        self._put, self._period = put, period
+    def __init__(self, put: Callable[..., None], taken: Callable[[], int], seed: int) -> None:
+        self._put, self._taken = put, taken
         self._random = random.Random(seed)
         self._stop = threading.Event()
         self.struck: Counter[str] = Counter()
@@ -143,9 +144,12 @@ class Trouble:
         import epics
 
         epics.ca.use_initial_context()
-        kinds = self._kinds()
-        while not self._stop.wait(self._random.expovariate(1 / self._period)):
-            name, strike = next(kinds)
+        due = 0.0
+        for name, strike in self._kinds():
+            due += self._random.expovariate(1 / TILES_PER_FAULT)
+            while self._taken() < due:
+                if self._stop.wait(LOOK_PERIOD):
+                    return
             strike()
             self.struck[name] += 1
 
@@ -190,7 +194,8 @@ def soak(lab: Lab, RE: Any, tiles: int, seed: int = 1) -> tuple[Record, Trouble]
     """
     from plans import TileError, fly_montage
 
-    record, trouble = Record(), Trouble(lab.put, seed)
+    record = Record()
+    trouble = Trouble(lab.put, lambda: len(record.taken), seed)
     subscription = RE.subscribe(record)
     thread = threading.Thread(target=trouble.run, name="trouble", daemon=True)
     thread.start()

@@ -35,6 +35,9 @@ class Command:
     def __init__(self, folder: Path, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
         self.folder = folder
         self.lines: list[str] = []
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As a shell has it for what runs in the background; commands would inherit it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.environ = os.environ | {"COLUMNS": "160", "PYTHONUNBUFFERED": "1"} | environ
         self.process = subprocess.Popen(
             [TEMLINE, *arguments],

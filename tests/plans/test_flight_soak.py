@@ -16,10 +16,8 @@ def small() -> Lab:
         yield lab
 
 
-@pytest.mark.timeout(300)
 def test_each_tile_is_there_once_or_named(small: Lab):
     record, trouble = soak(small, Session().RE, TILES)
     record.check(TILES)
     assert len(record.taken) > 0.8 * TILES
     assert len(trouble.struck) >= 5, "faults of many kinds struck"
-    assert small.is_safe()
