@@ -101,10 +101,12 @@ def run(name: str, description: str, measure: Measure) -> None:
         console = Console(width=WIDTH)
     results = []
     with console.status("measuring …") as status:
-        for result in measure(arguments.quick):
-            results.append(result)
-            status.update(f"measured: {result.name} …")
-    console.print(table(results))
+        try:
+            for result in measure(arguments.quick):
+                results.append(result)
+                status.update(f"measured: {result.name} …")
+        finally:  # what was measured is told, also if what came next failed
+            console.print(table(results))
     if arguments.json:
         content = json.dumps([asdict(result) for result in results], indent=2)
         arguments.json.write_text(content + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from tests.devices.lab import DocumentChecker, Lab
 TILES, QUICK_TILES = 10_000, 1_000
 SHARE = 10  # of the tiles make up what is compared: the first tenth and the last
 SENSOR = (64, 64)
+PERIOD_UM = 8.0  # after which the specimen repeats: its texture is the simulator's memory, not ours
 EXPOSURE = 0.002  # s
 TILES_PER_FAULT = 25  # on average: by tiles and not by time, so that machines do not differ
 LOOK_PERIOD = 0.01  # s between looks at how many were taken
@@ -241,7 +242,11 @@ def instrument() -> Iterator[Lab]:
     """Start an instrument with small frames, whose camera gives up soon."""
     with tempfile.TemporaryDirectory(prefix="temline-soak-") as folder:
         ioc = support.start_ioc(
-            Path(folder), sensor=SENSOR, specimen="points", camera={"timeout": 0.05}
+            Path(folder),
+            sensor=SENSOR,
+            specimen="neuropil",
+            specimen_period=PERIOD_UM,
+            camera={"timeout": 0.05},
         )
         try:
             yield Lab.over(ioc)

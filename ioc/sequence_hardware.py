@@ -6,7 +6,7 @@ Each call is made on the thread of its subsystem, as drivers ask for; the PVs fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -148,7 +148,7 @@ class SequenceHardware:
         errors = []
         for name, value in self._base.items():
             try:
-                self._set(name, value)
+                self._set({name: value})
             except Exception as error:
                 errors.append(f"{name}: {error}")
         if errors:
@@ -185,10 +185,8 @@ class SequenceHardware:
             SHIFT_X: shift_x + self._correction[SHIFT_X],
             SHIFT_Y: shift_y + self._correction[SHIFT_Y],
         }
-        changed = False
-        for name, base in self._base.items():
-            changed |= self._set(name, base + added[name]) and name != FOCUS
-        return changed
+        changed = self._set({name: base + added[name] for name, base in self._base.items()})
+        return bool(changed & {SHIFT_X, SHIFT_Y})
 
     def shift_by(self, x: float, y: float) -> None:
         """Move the picture's place by some µm of the stage, as long as that stays there."""
@@ -199,8 +197,7 @@ class SequenceHardware:
             SHIFT_X: (c * x + s * y) / self.scale,
             SHIFT_Y: (c * y - s * x) / self.scale,
         }
-        for name, value in self._correction.items():
-            self._set(name, self._optics[name] + value)
+        self._set({name: self._optics[name] + value for name, value in self._correction.items()})
 
     def expose(self, exposure: float) -> None:
         """Expose, and return when the light is in."""
@@ -276,13 +273,17 @@ class SequenceHardware:
             mean, sharpness = self._stats.of(frame.number) or (nan, nan)
             return Written(frame.number, before, mean, sharpness)
 
-    def _set(self, name: str, value: float) -> bool:
-        """Set one thing of the column, if it is not so already; tell whether it was changed."""
-        if self._optics.get(name) == value:
-            return False
-        self._await(self._microscope.set(name, value))
-        self._optics[name] = value
-        return True
+    def _set(self, values: Mapping[str, float]) -> set[str]:
+        """Set what of the column is not so already, on one way there; tell what was changed."""
+        changed = {name: v for name, v in values.items() if self._optics.get(name) != v}
+        if changed:
+            self._await(self._set_column(changed))
+        return set(changed)
+
+    async def _set_column(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            await self._microscope.set(name, value)
+            self._optics[name] = value
 
     def _await(self, what: Coroutine[Any, Any, T]) -> T:
         """Have the server's loop do something, and wait for it; not to be called there."""

@@ -153,7 +153,6 @@ class FrameRenderer:
         bank_rng = np.random.default_rng(bank_seed)
         self._bank = bank_rng.standard_normal(BANK_SIZE + width, np.float32)
         self._buffers = threading.local()
-        self._bright: tuple[bytes, NDArray[np.float32]] | None = None
 
     def _some_pixels(
         self, fraction: float, rng: np.random.Generator
@@ -302,12 +301,10 @@ class FrameRenderer:
         start = -to_beam @ middle - beam.to_edge @ beam.middle
         to_beam = np.column_stack([to_beam, start])
         key = to_beam.tobytes() + np.array([beam.edge, beam.falloff]).tobytes()
-        kept = self._bright
-        if kept is not None and kept[0] == key:
-            return kept[1]
-        bright = np.empty(self.settings.sensor, np.float32)
-        illuminate(self.gain, to_beam, beam.edge, beam.falloff, bright)
-        self._bright = (key, bright)
+        bright = self._buffer("bright", self.settings.sensor)
+        if getattr(self._buffers, "lit", None) != key:
+            illuminate(self.gain, to_beam, beam.edge, beam.falloff, bright)
+            self._buffers.lit = key
         return bright
 
     # -- electronics ----------------------------------------------------------------------------

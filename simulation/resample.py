@@ -13,6 +13,8 @@ import numpy as np
 from numba import njit
 
 BLOCK = 16
+PROFILE_END = 4.0  # radii of the beam, beyond which it is as dark as there
+PROFILE_STEPS = 2**15
 """Columns that are sampled together; the texture must reach this far over the last column."""
 
 _F = np.float32
@@ -266,16 +268,33 @@ def illuminate(gain, to_beam, edge, falloff, bright):
         Result.
     """
     height, width = gain.shape
+    profile = _profile(edge, falloff, PROFILE_STEPS)
+    step = PROFILE_END / PROFILE_STEPS
     for r in range(height):
         u0 = to_beam[0, 0] * r + to_beam[0, 2]
         v0 = to_beam[1, 0] * r + to_beam[1, 2]
         for c in range(width):
             u = u0 + to_beam[0, 1] * c
             v = v0 + to_beam[1, 1] * c
-            square = u * u + v * v
-            away = min((np.sqrt(square) - 1) / edge, 60.0)
-            level = max(1 - falloff * square, 0.0) / (1 + np.exp(away))
-            bright[r, c] = _F(level) * gain[r, c]
+            place = min(np.sqrt(u * u + v * v), PROFILE_END) / step
+            i = min(int(place), PROFILE_STEPS - 1)
+            share = _F(place - i)
+            level = profile[i] + share * (profile[i + 1] - profile[i])
+            bright[r, c] = level * gain[r, c]
+
+
+@njit(nogil=True, cache=True)
+def _profile(edge, falloff, steps):
+    """Tabulate the beam along its radius: an exponential a pixel would take longer than all else.
+
+    Between two entries a straight line is off by 1/8 step² f″: 2 · 10⁻⁶ for an edge of 0.01.
+    """
+    profile = np.empty(steps + 1, np.float32)
+    for i in range(steps + 1):
+        radius = i * PROFILE_END / steps
+        away = min((radius - 1) / edge, 60.0)
+        profile[i] = max(1 - falloff * radius * radius, 0.0) / (1 + np.exp(away))
+    return profile
 
 
 @cache

@@ -176,7 +176,7 @@ class TruthStore:
         A file to append a line of JSON a frame to.
     """
 
-    def __init__(self, kept: int = 10_000) -> None:
+    def __init__(self, kept: int = 1000) -> None:
         self.path: Path | None = None
         self._kept = kept
         self._lock = threading.Lock()

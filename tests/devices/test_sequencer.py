@@ -133,6 +133,16 @@ def test_a_client_that_looks_only_at_the_end(lab: Lab, session: Session):
     late.destroy()
 
 
+def test_a_client_that_was_not_told_of_the_end(lab: Lab, session: Session):
+    """It looks for itself with each sign of life that it gives."""
+    deaf = Sequencer(f"{lab.ioc.prefix}SEQ:", name="sequencer")
+    deaf.wait_for_connection(timeout=30)
+    deaf.state.clear_sub(deaf._state_changed)
+    session(run(lab, flight_of(lab, 4), fly, deaf))
+    check(session, 4)
+    deaf.destroy()
+
+
 def test_it_is_refused_what_is_out_of_reach(lab: Lab, session: Session):
     """And what the sequencer did before is not taken for the flight that was refused."""
     session(run(lab, flight_of(lab, 3), fly))
