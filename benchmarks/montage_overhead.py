@@ -212,7 +212,7 @@ def _plan(one: Stand, case: Case, plan: Plan, rows: int) -> Any:
         "overlap": OVERLAP,
         "settle": case.settle,
         "exposure": case.exposure,
-        "gate": one.pipeline.quality,
+        "gate": one.pipeline.quality if case.side > SMALL.side else None,  # too small to judge
         "retakes": 0,
     }
     if plan == "montage":
