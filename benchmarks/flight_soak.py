@@ -31,6 +31,7 @@ SENSOR = (64, 64)
 PERIOD_UM = 8.0  # after which the specimen repeats: its texture is the simulator's memory, not ours
 EXPOSURE = 0.002  # s
 TILES_PER_FAULT = 25  # on average: by tiles and not by time, so that machines do not differ
+LEFT_IN_PEACE = 50  # of the last tiles, so that the light is not put back after the end
 LOOK_PERIOD = 0.01  # s between looks at how many were taken
 DARK = 0.05  # s that the light is away
 MOST_RUNS = 20  # that it may take: three tiles in a row that fail end one
@@ -129,13 +130,17 @@ class Trouble:
     ----------
     put : callable
         Writes a PV, by its name without the prefix.
-    taken : callable
-        Tells how many tiles were taken.
+    over : callable
+        Tells how many tiles are over with.
+    tiles : int
+        How many there are.
     seed : int
     """
 
-    def __init__(self, put: Callable[..., None], taken: Callable[[], int], seed: int) -> None:
-        self._put, self._taken = put, taken
+    def __init__(
+        self, put: Callable[..., None], over: Callable[[], int], tiles: int, seed: int
+    ) -> None:
+        self._put, self._over, self._last = put, over, tiles - LEFT_IN_PEACE
         self._random = random.Random(seed)
         self._stop = threading.Event()
         self.struck: Counter[str] = Counter()
@@ -148,9 +153,11 @@ class Trouble:
         due = 0.0
         for name, strike in self._kinds():
             due += self._random.expovariate(1 / TILES_PER_FAULT)
-            while self._taken() < due:
+            while (over := self._over()) < due:
                 if self._stop.wait(LOOK_PERIOD):
                     return
+            if over > self._last:
+                return
             strike()
             self.struck[name] += 1
 
@@ -196,7 +203,7 @@ def soak(lab: Lab, RE: Any, tiles: int, seed: int = 1) -> tuple[Record, Trouble]
     from plans import TileError, fly_montage
 
     record = Record()
-    trouble = Trouble(lab.put, lambda: len(record.taken), seed)
+    trouble = Trouble(lab.put, lambda: len(record.taken) + len(record.missing), tiles, seed)
     subscription = RE.subscribe(record)
     thread = threading.Thread(target=trouble.run, name="trouble", daemon=True)
     thread.start()

@@ -196,8 +196,7 @@ class Motor:
         except Exception as error:
             await self._fail(str(error))
             raise
-        self._set_out(started)
-        self.due = started + self._travel_time(float(value))
+        self._set_out(started, due=started + self._travel_time(float(value)))
         self._stage.wake()
         await self._arrived.wait()
         raise SkipWrite  # VAL was published at the start, and may have changed since
@@ -207,15 +206,16 @@ class Motor:
         await self._begin(value)
         self._set_out(started)
 
-    def _set_out(self, started: float) -> None:
-        self.started, self.due = started, -inf
+    def _set_out(self, started: float, due: float = -inf) -> None:
+        self.started, self.due = started, due
         self.moving = True
         self._progress = (self.fields.user_readback_value.value, started)
 
     def _travel_time(self, target: float) -> float:
         """Say how long a move from here should take, in s."""
-        away = target - self.fields.user_readback_value.value
-        return travel_time(away, self.fields.velocity.value, self.axis.acceleration)
+        axis = self._stage.axis(self.name)
+        away = target - self._stage.last_position(self.name)
+        return travel_time(away, axis.speed, axis.acceleration)
 
     async def _begin(self, value: float) -> None:
         """Say that a move begins, even if it turns out to be one of no length."""

@@ -90,7 +90,7 @@ class VirtualMicroscope:
         self.clock = SimulationClock(clock, sleep, settings.time_scale)
         self.faults = FaultSet()
         self._specimen = specimen if specimen is not None else EmptyFilm()
-        self._tape = OpaqueTape()
+        self._between_apertures = OpaqueTape()
         stage_seed, lens_seed, height_seed, camera_seed = np.random.SeedSequence(
             settings.seed
         ).spawn(4)
@@ -217,7 +217,9 @@ class VirtualMicroscope:
 
     def _seen(self) -> Texture:
         """Give what is under the beam: between apertures, the tape itself."""
-        return self._tape if self.stage.aperture_moving() else self.specimen(self.stage.aperture)
+        if self.stage.aperture_moving():
+            return self._between_apertures
+        return self.specimen(self.stage.aperture)
 
     def _optics(self, state: ColumnState, x: float, y: float, z: float) -> Optics:
         s = self.settings.optics

@@ -13,9 +13,9 @@ import numpy as np
 from numba import njit
 
 BLOCK = 16
+"""Columns that are sampled together; the texture must reach this far over the last column."""
 PROFILE_END = 4.0  # radii of the beam, beyond which it is as dark as there
 PROFILE_STEPS = 2**15
-"""Columns that are sampled together; the texture must reach this far over the last column."""
 
 _F = np.float32
 _I = np.uint64
@@ -268,7 +268,7 @@ def illuminate(gain, to_beam, edge, falloff, bright):
         Result.
     """
     height, width = gain.shape
-    profile = _profile(edge, falloff, PROFILE_STEPS)
+    profile = _profile(edge, falloff)
     step = PROFILE_END / PROFILE_STEPS
     for r in range(height):
         u0 = to_beam[0, 0] * r + to_beam[0, 2]
@@ -284,14 +284,14 @@ def illuminate(gain, to_beam, edge, falloff, bright):
 
 
 @njit(nogil=True, cache=True)
-def _profile(edge, falloff, steps):
+def _profile(edge, falloff):
     """Tabulate the beam along its radius: an exponential a pixel would take longer than all else.
 
     Between two entries a straight line is off by 1/8 step² f″: 2 · 10⁻⁶ for an edge of 0.01.
     """
-    profile = np.empty(steps + 1, np.float32)
-    for i in range(steps + 1):
-        radius = i * PROFILE_END / steps
+    profile = np.empty(PROFILE_STEPS + 1, np.float32)
+    for i in range(PROFILE_STEPS + 1):
+        radius = i * PROFILE_END / PROFILE_STEPS
         away = min((radius - 1) / edge, 60.0)
         profile[i] = max(1 - falloff * radius * radius, 0.0) / (1 + np.exp(away))
     return profile

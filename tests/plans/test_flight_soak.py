@@ -21,3 +21,4 @@ def test_each_tile_is_there_once_or_named(small: Lab):
     record.check(TILES)
     assert len(record.taken) > 0.8 * TILES
     assert len(trouble.struck) >= 5, "faults of many kinds struck"
+    assert small.is_safe()
