@@ -66,6 +66,7 @@ class Motor:
         self.stopped = False
         self.published = 0.0
         self._stage = stage
+        self._limits = asyncio.Lock()
         self._arrived = asyncio.Event()
         self._progress = (position, 0.0)
         self.target = stage.add(
@@ -130,28 +131,35 @@ class Motor:
         await self.publish(self.target.value)
 
     async def _show_limits(self, low: float, high: float) -> None:
+        """Show the soft limits: a client that is told by a field finds them at VAL already.
+
+        As in EPICS' own record, only the fields tell. An update of VAL would carry what the client
+        has as its limits, and ophyd might take that for newer than what it has just asked for.
+        """
         fields = self.fields
-        for pv in (fields.user_low_limit, fields.dial_low_limit):
-            await show(pv, low)
-        for pv in (fields.user_high_limit, fields.dial_high_limit):
-            await show(pv, high)
         for pv in (self.target, fields.user_readback_value):
             await pv.write_metadata(
                 lower_ctrl_limit=low,
                 upper_ctrl_limit=high,
                 lower_disp_limit=low,
                 upper_disp_limit=high,
+                publish=False,
             )
+        for pv in (fields.user_low_limit, fields.dial_low_limit):
+            await show(pv, low)
+        for pv in (fields.user_high_limit, fields.dial_high_limit):
+            await show(pv, high)
 
     async def _put_limit(self, field: ChannelData, value: float, *, high: bool) -> Any:
-        low_now, high_now = self.target.lower_ctrl_limit, self.target.upper_ctrl_limit
-        least, most = (low_now, self.axis.high) if high else (self.axis.low, high_now)
-        if not least <= value <= most:
-            raise ValueError(
-                f"{self.target.pvname}.{field.pvname} is {value:g} {self.axis.units}; "
-                f"it must lie between {least:g} and {most:g} {self.axis.units}"
-            )
-        await self._show_limits(*((low_now, value) if high else (value, high_now)))
+        async with self._limits:  # two clients may set one each: neither undoes the other's
+            low_now, high_now = self.target.lower_ctrl_limit, self.target.upper_ctrl_limit
+            least, most = (low_now, self.axis.high) if high else (self.axis.low, high_now)
+            if not least <= value <= most:
+                raise ValueError(
+                    f"{self.target.pvname}.{field.pvname} is {value:g} {self.axis.units}; "
+                    f"it must lie between {least:g} and {most:g} {self.axis.units}"
+                )
+            await self._show_limits(*((low_now, value) if high else (value, high_now)))
         raise SkipWrite
 
     async def _put_speed(self, field: ChannelData, value: float) -> float:
