@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from threading import Lock
 from typing import Any
@@ -150,6 +150,9 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
     ----------
     exposure_end : ExposureEnd
         To be triggered after the camera was, by plans that go on before the frame is written.
+    end_first : callable, optional
+        Called before the camera is unstaged, since `RE.halt()` unstages devices in any order: what
+        exposes it by itself has to end before.
 
     Examples
     --------
@@ -214,6 +217,7 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         self.stage_sigs.update([("cam.num_images", 1)])
         self.exposure_end = ExposureEnd(self)
         self.exposed: StatusBase = finished()
+        self.end_first: Callable[[], None] | None = None
         self._status: DeviceOutcome | None = None
         self._outcome_lock = Lock()
         self._acquiring = self._exposing = False
@@ -231,6 +235,8 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
 
     def unstage(self) -> None:
         """Stop an exposure that is under way, close the file, and restore what staging set."""
+        if self.end_first is not None:
+            self.end_first()
         self._end(None)
         if not self.cam.acquire.connected:
             _log.error("%s has lost its IOC; nothing of it is restored", self.name)

@@ -302,6 +302,7 @@ class Sequencer(Connectable):
         """
         self._paused = False
         self._needed().scope.rest_first = self.pause
+        self._needed().camera.end_first = self.stop
         outcome = self._outcome("start")
         state = self.state.get(use_monitor=False)
         if state == "Running":
@@ -448,7 +449,7 @@ class Sequencer(Connectable):
         """Abort what is under way, and restore what staging set."""
         self.stop()
         if self._flight is not None:
-            self._flight.scope.rest_first = None
+            self._flight.scope.rest_first = self._flight.camera.end_first = None
         self._flight, self._resource, self._file = None, None, ""
         unstaged: list[object] = super().unstage()
         return unstaged

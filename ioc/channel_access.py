@@ -10,7 +10,7 @@ import asyncio
 import socket
 from typing import Any
 
-from caproto import MAX_TOTAL_SUBSCRIPTION_BACKLOG, WriteNotifyResponse
+from caproto import MAX_TOTAL_SUBSCRIPTION_BACKLOG, ErrorResponse, WriteNotifyResponse
 from caproto.asyncio.server import Context as AsyncioContext
 from caproto.asyncio.server import VirtualCircuit as AsyncioCircuit
 
@@ -30,7 +30,7 @@ class _UpdateQueue(asyncio.Queue):
             self.get_nowait()
 
 
-class _Circuit(AsyncioCircuit):
+class Circuit(AsyncioCircuit):
     """One client, whose updates cannot hold up those of the others and come before its answers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -53,11 +53,15 @@ class _Circuit(AsyncioCircuit):
         return update
 
     async def send(self, *commands: Any) -> None:
-        """Send commands; the completion of a put after the updates that came of it.
+        """Send commands; the completion or refusal of a put after the updates that came of it.
 
         A client that has seen its put complete takes what its monitors say for the new state.
         """
-        if any(isinstance(command, WriteNotifyResponse) for command in commands):
+        for command in commands:
+            if isinstance(command, ErrorResponse):
+                # caproto forgets a put that has completed, but keeps one that was refused.
+                self.circuit._ioids.pop(command.original_request.parameter2, None)
+        if any(isinstance(command, WriteNotifyResponse | ErrorResponse) for command in commands):
             loop = asyncio.get_running_loop()
             deadline = loop.time() + FLUSH_TIMEOUT
             while not self._flushed and loop.time() < deadline:
@@ -80,7 +84,7 @@ class Context(AsyncioContext):
     that moment changes the deque, and the RuntimeError ends the server. Here it walks a copy.
     """
 
-    CircuitClass = _Circuit
+    CircuitClass = Circuit
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -32,7 +32,7 @@ BIG_ARRAY = 2**13
 """Length from which an array is so large that a slow client gets the last ones only."""
 
 LONG_STRING = 256
-"""Length of strings that may be longer than the 40 characters of an EPICS string."""
+"""Length of strings longer than the 40 characters of an EPICS string, if none is given."""
 
 SHORT_STRING = 39
 """The most characters of an EPICS string."""
@@ -113,7 +113,7 @@ async def show(pv: ChannelData, value: Any, *, always: bool = False) -> None:
     Nothing is refused here: what the hardware has is shown, also beyond its limits.
     """
     if isinstance(value, str) and not isinstance(pv, ChannelEnum):
-        value = plain(value, SHORT_STRING if isinstance(pv, ChannelString) else LONG_STRING - 1)
+        value = plain(value, SHORT_STRING if isinstance(pv, ChannelString) else pv.max_length - 1)
     if not always and _same(pv.value, value):
         return
     has_alarms = getattr(pv, "lower_alarm_limit", 0) != getattr(
@@ -232,9 +232,9 @@ class Group:
         choices : sequence of str
             Makes it an enum.
         long : bool
-            Makes a str an array of characters, up to 256.
+            Makes a str an array of characters, up to 256 or `length`.
         length : int, optional
-            The most elements of an array.
+            The most elements of an array, or characters of a long str.
         units, precision, limits, warning, alarm
             As EPICS has them: EGU, PREC, control and display limits, HIGH/LOW and HIHI/LOLO.
         record : str, optional
@@ -249,8 +249,9 @@ class Group:
             kind = ChannelType.ENUM if read_only else Choice
             extra["enum_strings"] = list(choices)
         elif isinstance(value, str):
-            value = plain(value, LONG_STRING - 1 if long else SHORT_STRING)
-            kind, length = (str, LONG_STRING) if long else (ChannelType.STRING, None)
+            length = (length or LONG_STRING) if long else None
+            value = plain(value, length - 1 if length else SHORT_STRING)
+            kind = str if long else ChannelType.STRING
         elif isinstance(value, bytes):
             extra["strip_null_terminator"] = False
         else:

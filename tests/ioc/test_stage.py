@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
 
-import epics
 import pytest
 from ophyd.utils import LimitError
 
 from tests.ioc.clients import make_motor, refusal
+from tests.monitors import monitored
 from tests.support import get, put, wait_until
-
-
-@contextmanager
-def monitored(*names: str):
-    """Collect what monitors of PVs send: lists of (time, value), in the order of the names."""
-    logs: list[list[tuple[float, object]]] = [[] for _ in names]
-    pvs = []
-    for name, log in zip(names, logs, strict=True):
-        pv = epics.PV(
-            name,
-            auto_monitor=True,
-            callback=lambda value, log=log, **_: log.append((time.monotonic(), value)),
-        )
-        pvs.append(pv)
-    wait_until(lambda: all(logs), 10, "first values of the monitors")
-    try:
-        yield logs
-    finally:
-        for pv in pvs:
-            pv.clear_auto_monitor()
-            pv.disconnect()
 
 
 @pytest.fixture(scope="module")
