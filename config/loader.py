@@ -23,6 +23,7 @@ DEFAULT = HERE / "default.yml"
 SIMULATOR = HERE / "simulator.yml"
 SITE_VARIABLE = "TEMLINE_CONFIG"
 VARIABLE_PREFIX = "TEMLINE_"
+OTHERS = {SITE_VARIABLE, "TEMLINE_TOKEN", "TEMLINE_TOKENS"}  # secrets are no configuration
 ANY_NAME = "<name>"
 
 Key = tuple[str, ...]
@@ -162,11 +163,13 @@ def _read_environment(environ: Mapping[str, str]) -> Layer:
     values: dict[str, Any] = {}
     sources: dict[Key, str] = {}
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(VARIABLE_PREFIX) or variable == SITE_VARIABLE:
+        if not variable.startswith(VARIABLE_PREFIX) or variable in OTHERS:
             continue
         key = tuple(variable.removeprefix(VARIABLE_PREFIX).lower().split("__"))
         try:
             value = yaml.safe_load(text) if text else ""
+            if isinstance(value, dict) and not text.startswith("{"):
+                value = text  # such as "LAB7:", which YAML takes for a mapping
         except yaml.YAMLError as error:
             raise ConfigError(f"environment variable {variable}: {error}") from None
         _lay_over(values, _nest(key, value))

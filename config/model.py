@@ -8,7 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -197,6 +204,77 @@ class ImageShift(Section):
     )
 
 
+class Records(Section):
+    """The database of requests, samples and reviews."""
+
+    url: Text | None = Field(
+        description="as SQLAlchemy has it; null for SQLite in `folder`. One with a password comes "
+        "from the environment: TEMLINE_RECORDS__URL"
+    )
+
+
+class Control(Section):
+    """Who may command, and how long one keeps control."""
+
+    require_token: bool = Field(description="whether commands over Channel Access need a token")
+    idle_timeout: Annotated[float, Field(gt=0)] = Field(
+        description="without a command, until control is lost, in s"
+    )
+    ask_timeout: Annotated[float, Field(gt=0)] = Field(
+        description="until who asks for control gets it, if nobody answers, in s"
+    )
+
+
+class Deadlines(Section):
+    """What an immediate command may take, until the next harsher one follows, in s."""
+
+    pause: Annotated[float, Field(gt=0)] = Field(description="then abort")
+    resume: Annotated[float, Field(gt=0)] = Field(description="then abort")
+    stop_after_request: Annotated[float, Field(gt=0)] = Field(description="then stop_after_tile")
+    stop_after_tile: Annotated[float, Field(gt=0)] = Field(description="then abort")
+    abort: Annotated[float, Field(gt=0)] = Field(description="then halt")
+    halt: Annotated[float, Field(gt=0)] = Field(description="then the plan worker is killed")
+
+
+class Suspend(Section):
+    """A signal that holds plans up while it is beyond a threshold."""
+
+    signal: Text = Field(description="a part of a device, like scope.vacuum")
+    above: float | None = Field(default=None, description="plans are suspended above it")
+    below: float | None = Field(default=None, description="or below it")
+    resume: float | None = Field(default=None, description="and go on once it is here again")
+    sleep: Annotated[float, Field(ge=0)] = Field(default=0.0, description="and stays so, in s")
+
+    @model_validator(mode="after")
+    def _has_one_threshold(self) -> Suspend:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("either above or below must be given")
+        return self
+
+
+class Supervisor(Section):
+    """The server that takes commands by process variables and by HTTP, and runs plans."""
+
+    enabled: bool = Field(description="whether `temline up` starts it")
+    port: Port = Field(description="of its process variables")
+    http_host: Text = Field(description="address its HTTP interface binds to")
+    http_port: Port
+    start_timeout: Seconds = Field(description="until its plan worker is ready, in s")
+    hang_timeout: Seconds = Field(
+        description="without an answer of the plan worker; then it is replaced, in s"
+    )
+    most_queued: Annotated[int, Field(ge=1)] = Field(description="requests that may wait")
+    hold_on_failure: bool = Field(description="whether the queue is held when a request fails")
+    proposals: list[Text] | None = Field(description="that may be named; null for any")
+    require_proposal: bool
+    control: Control
+    deadlines: Deadlines
+    suspend: list[Suspend]
+    safe: dict[str, int | float | str] = Field(
+        description="process variables, less the prefix, that make the hardware safe, in order"
+    )
+
+
 class Log(Section):
     """Where and how much is logged."""
 
@@ -222,6 +300,8 @@ class Config(Section):
     lens: Lens
     montage: Montage
     image_shift: ImageShift
+    records: Records
+    supervisor: Supervisor
     log: Log
 
     @field_validator("devices")
@@ -231,6 +311,11 @@ class Config(Section):
             if not name.isidentifier():
                 raise ValueError(f"device name {name!r} is not a Python name")
         return devices
+
+    @property
+    def records_url(self) -> str:
+        """Address of the database of requests."""
+        return self.records.url or f"sqlite:///{self.folder.absolute() / 'records.db'}"
 
     def device_prefix(self, name: str) -> str:
         """Give the full prefix of a device's process variables."""

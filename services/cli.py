@@ -11,6 +11,9 @@ from typing import Annotated
 
 import typer
 
+from services.client_commands import app as client_commands
+from services.options import SiteFile
+
 app = typer.Typer(
     name="temline",
     help="Runs an automated transmission electron microscope, real or virtual.",
@@ -19,15 +22,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
 )
-
-SiteFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="The site's YAML file; without it, TEMLINE_CONFIG, or else the virtual microscope.",
-    ),
-]
 
 
 @app.command()
@@ -82,7 +76,7 @@ def up(config: SiteFile = None) -> None:
     from config import load
     from services.up import run_up
 
-    run_up(load(config))
+    run_up(load(config), config)
 
 
 @app.command()
@@ -124,6 +118,17 @@ def tiled(config: SiteFile = None) -> None:
     key = tiled_key(loaded.folder, SERVER_KEY_VARIABLE)
     print(f"Tiled: {settings.uri}/ui/?api_key={key}")
     serve(settings, key)
+
+
+@app.command()
+def supervisor(config: SiteFile = None) -> None:
+    """Serve commands, by process variables and by HTTP, and run them, until Ctrl-C.
+
+    Example: [bold]temline ioc &  temline supervisor[/bold]
+    """
+    from services.supervisor.__main__ import main as serve
+
+    sys.exit(serve(config))
 
 
 @app.command()
@@ -177,6 +182,8 @@ def replay(config: SiteFile = None) -> None:
 
     run_replay(config)
 
+
+app.add_typer(client_commands)
 
 lens_app = typer.Typer(
     help="Lens corrections: the distortion of the projector lenses.", no_args_is_help=True

@@ -10,6 +10,7 @@ import logging
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from config import Config
 from services.launcher import Service
@@ -122,6 +123,41 @@ def _pv_answers(name: str) -> bool:
 
     read(name, timeout=1.0, repeater=False)
     return True
+
+
+def supervisor_service(config: Config, site: Path | None) -> Service:
+    """Describe the supervising server. It starts beside the IOC, and waits for that by itself.
+
+    Raises
+    ------
+    PortInUseError
+        If one of its ports is taken.
+    """
+    settings = config.supervisor
+    for interface in config.epics.interfaces:
+        require_free(interface, settings.port, "supervisor.port")
+    require_free(settings.http_host, settings.http_port, "supervisor.http_port")
+    return Service(
+        name="supervisor",
+        module="services.supervisor",
+        arguments=() if site is None else (str(site.absolute()),),
+        ready=lambda: supervisor_answers(config),
+        start_timeout=settings.start_timeout,
+    )
+
+
+def supervisor_uri(config: Config) -> str:
+    """Give the address of the supervising server's HTTP interface."""
+    return f"http://{config.supervisor.http_host}:{config.supervisor.http_port}"
+
+
+def supervisor_answers(config: Config) -> bool:
+    """Tell whether the supervising server serves."""
+    try:
+        with urlopen(f"{supervisor_uri(config)}/health", timeout=1.0) as response:  # noqa: S310
+            return bool(response.status == 200)
+    except OSError:
+        return False
 
 
 def services_of(config: Config) -> tuple[Service, ...]:

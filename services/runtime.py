@@ -143,20 +143,35 @@ def tiled_key(folder: Path, variable: str, environ: Mapping[str, str] = os.envir
     """
     if key := environ.get(variable) or environ.get(SERVER_KEY_VARIABLE):
         return key
-    path = folder / "tiled.key"
+    return kept_secret(folder / "tiled.key")
+
+
+def kept_secret(path: Path) -> str:
+    """Give the secret that a file keeps, which only its owner can read; made once, at random.
+
+    Parameters
+    ----------
+    path : path
+        Its folder is made too.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits, if it was made here.
+    """
     try:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         pass
-    folder.mkdir(parents=True, exist_ok=True)
-    key = secrets.token_hex(16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    secret = secrets.token_hex(16)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
     except FileExistsError:  # another process was quicker
         return path.read_text(encoding="ascii").strip()
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(key)
-    return key
+        file.write(secret)
+    return secret
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:

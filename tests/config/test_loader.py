@@ -167,3 +167,7 @@ def test_values_cannot_be_changed_afterwards():
     config = load(environ={}).config
     with pytest.raises(ValueError, match="frozen"):
         config.epics.port = 1
+
+
+def test_a_prefix_with_a_colon_can_be_given_by_the_environment():
+    assert load(environ={"TEMLINE_EPICS__PREFIX": "LAB7:"}).config.epics.prefix == "LAB7:"

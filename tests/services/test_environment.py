@@ -18,7 +18,7 @@ def run(code: str) -> subprocess.CompletedProcess:
 def test_servers_bind_to_loopback_and_clients_search_only_there():
     variables = epics_variables(load(environ={"TEMLINE_EPICS__PORT": "6123"}).config)
     assert variables["EPICS_CAS_INTF_ADDR_LIST"] == "127.0.0.1"
-    assert variables["EPICS_CA_ADDR_LIST"] == "127.0.0.1:6123"
+    assert variables["EPICS_CA_ADDR_LIST"] == "127.0.0.1:6123 127.0.0.1:5065"
     assert variables["EPICS_CA_AUTO_ADDR_LIST"] == "NO"
     assert variables["EPICS_CA_SERVER_PORT"] == "6123"
 
@@ -26,14 +26,15 @@ def test_servers_bind_to_loopback_and_clients_search_only_there():
 def test_further_servers_are_searched_too():
     config = load(environ={"TEMLINE_EPICS__ADDRESSES": "[10.0.0.7, 10.0.0.8:5065]"}).config
     addresses = epics_variables(config)["EPICS_CA_ADDR_LIST"].split()
-    assert addresses == ["127.0.0.1:5064", "10.0.0.7", "10.0.0.8:5065"]
+    own = ["127.0.0.1:5064", "127.0.0.1:5065"]  # of the IOC, and of the supervising server
+    assert addresses == [*own, "10.0.0.7", "10.0.0.8:5065"]
 
 
 def test_a_server_on_all_interfaces_is_found_on_loopback():
     config = load(environ={"TEMLINE_EPICS__INTERFACES": "[0.0.0.0]"}).config
     variables = epics_variables(config)
     assert variables["EPICS_CAS_INTF_ADDR_LIST"] == "0.0.0.0"
-    assert variables["EPICS_CA_ADDR_LIST"] == "127.0.0.1:5064"
+    assert variables["EPICS_CA_ADDR_LIST"] == "127.0.0.1:5064 127.0.0.1:5065"
 
 
 @pytest.mark.parametrize("library", ["epics", "caproto"])

@@ -15,10 +15,12 @@ from tests.support import wait_until
 @pytest.fixture
 def environ():
     """Give an instrument with a small camera on ports of its own."""
-    epics, tiled = free_ports(2)
+    epics, tiled, commands, http = free_ports(4)
     return {
         "TEMLINE_EPICS__PORT": str(epics),
         "TEMLINE_TILED__PORT": str(tiled),
+        "TEMLINE_SUPERVISOR__PORT": str(commands),
+        "TEMLINE_SUPERVISOR__HTTP_PORT": str(http),
         "TEMLINE_IOC__OPTIONS__SENSOR": "[256, 256]",
     }
 
@@ -43,6 +45,9 @@ def test_up_keeps_the_instrument_up_and_ends_it_when_it_is_killed(temline, left_
     up.until_said("Join with `temline console`", 120)
     uri = re.search(r"(http://127\.0\.0\.1:\d+)/ui/\?api_key=\w+", up.output)[1]
     assert uri.endswith(environ["TEMLINE_TILED__PORT"])
+    assert f"CMD:* on port {environ['TEMLINE_SUPERVISOR__PORT']}" in up.output
+    for module in ("services.supervisor", "services.supervisor.worker"):
+        assert running(left_over(), module) is not None
 
     second = temline("up", **environ)
     assert second.wait(60) == 1

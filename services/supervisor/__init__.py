@@ -1,0 +1,1 @@
+"""The supervising server: it takes commands by PVs and by HTTP, and runs plans from a queue."""

@@ -1,0 +1,37 @@
+"""Runs the supervising server: ``python -m services.supervisor [SITE FILE]``.
+
+The EPICS environment is set before anything reads it, with the port of its own PVs.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from config import ConfigError
+from services.environment import set_environment
+from services.errors import PlainError
+from services.logs import FORMAT
+from services.runtime import load_joined
+
+
+def main(site: Path | None) -> int:
+    """Serve, and give the exit status."""
+    try:
+        config = load_joined(site).config
+        logging.basicConfig(level=config.log.level, format=FORMAT)
+        for chatty in ("caproto", "alembic", "uvicorn", "numexpr", "httpx"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        set_environment(config, server_port=config.supervisor.port)
+        from services.supervisor.server import serve
+
+        serve(config, site)
+    except (ConfigError, PlainError) as error:
+        print(f"temline supervisor: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
