@@ -72,6 +72,11 @@ class Escalation:
         """
         if not self._supervisor.busy:
             return "nothing runs"
+        paused = self._supervisor.board.status.state == "paused" and self._step != "resume"
+        if step == "pause" and paused:
+            return "it is paused already"
+        if step == "resume" and not paused:
+            return "it is not paused"
         if self._step is not None and HARSHNESS[step] < HARSHNESS[self._step]:
             return f"{self._step} is under way already"
         self.cancel()

@@ -58,6 +58,7 @@ class PlanWorker:
         self._jobs: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._controls: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._decisions: queue.SimpleQueue[Message] = queue.SimpleQueue()  # while paused
+        self._deciding = threading.Event()  # whether one is waited for
         self._job = ""
         self._uids: list[str] = []
         self._ended_by = ""  # why the request of now was ended from outside
@@ -136,6 +137,7 @@ class PlanWorker:
         """Wait, paused, for what is to be done next."""
         if self._end_when_paused:
             return {"kind": "abort", "reason": self._end_when_paused}
+        self._deciding.set()
         return self._decisions.get()
 
     @contextmanager
@@ -212,19 +214,28 @@ class PlanWorker:
             self._ended_by = self._ended_by or reason  # a plan that has not begun sees it
         if not self._wait(lambda: not self._RE.state.is_idle):
             return
-        if self._RE.state == "paused":
-            self._decisions.put(order)
+        # Paused it is once the main thread waits for a decision, and no longer once it has one.
+        self._wait(lambda: self._RE.state != "paused" or self._deciding.is_set())
+        if self._deciding.is_set():
+            self._decide_by(order)
         elif kind == "abort":
             self._RE.abort(reason=reason)
         elif kind == "halt":
             self._RE.halt()
         elif kind == "pause":
-            # Where a plan has no checkpoint, the RunEngine would end it.
-            if self._wait(lambda: self._RE.resumable):
+            # Where a plan has no checkpoint, the RunEngine would end it; but abort need not wait.
+            self._wait(lambda: self._RE.resumable or not self._controls.empty())
+            if self._RE.resumable:
                 self._RE.request_pause()
         elif kind == "stop_after_tile":
             self._end_when_paused = reason
             self._RE.request_pause(defer=True)
+
+    def _decide_by(self, order: Message) -> None:
+        """Let a paused plan go on or end, as ordered."""
+        if order["kind"] != "pause":
+            self._deciding.clear()
+            self._decisions.put(order)
 
     def _wait(self, condition: Callable[[], bool]) -> bool:
         """Wait until the RunEngine has come so far; false if the request ended before."""

@@ -154,6 +154,21 @@ def test_bad_vacuum_suspends_and_good_vacuum_goes_on(supervisor: SupervisorProce
     assert supervisor.until_ended(id)["state"] == "done"
 
 
+def test_pause_and_resume_may_be_said_twice(supervisor: SupervisorProcess):
+    id = begin(supervisor, roi={"centre": [0, 0], "width": 1.4, "height": 1.4})
+    for _ in range(2):
+        supervisor.immediate("pause")
+        supervisor.until_state("paused")
+    for _ in range(2):
+        supervisor.immediate("resume")
+    supervisor.immediate("pause")  # is not undone by the second resume
+    supervisor.until_state("paused")
+    with pytest.raises(AssertionError, match="not within"):
+        wait_until(lambda: supervisor.get("State") != "paused", 1.5)
+    supervisor.immediate("resume")
+    assert supervisor.until_ended(id)["state"] == "done"
+
+
 def test_stop_after_this_request(supervisor: SupervisorProcess):
     first = begin(supervisor, roi={"centre": [0, 0], "width": 0.9, "height": 0.9})
     second = supervisor.command("snap")
