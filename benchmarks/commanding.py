@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from uuid import uuid4
 
 import psutil
 
@@ -83,7 +84,11 @@ def starts(server: SupervisorProcess, note: Path, count: int) -> list[float]:
     for _ in range(count):
         note.unlink(missing_ok=True)
         began = time.monotonic()
-        id = server.command("first_message", kwargs={"path": str(note)})
+        id = uuid4().hex
+        support.put(
+            server.pv("Command"),
+            json.dumps({"id": id, "function": "first_message", "kwargs": {"path": str(note)}}),
+        )
         support.wait_until(lambda: note.exists() and note.read_text(), 10, "plan", 0.001)
         delays.append(1e3 * (float(note.read_text()) - began))
         server.until_ended(id)
@@ -101,7 +106,7 @@ def pauses(server: SupervisorProcess, count: int) -> list[float]:
             for action, wanted in (("pause", "paused"), ("resume", "running")):
                 known = len(seen)
                 began = time.monotonic()
-                server.immediate(action)
+                support.put(server.pv("Immediate"), json.dumps({"function": action}))
 
                 def changed(known: int = known, wanted: str = wanted) -> bool:
                     return any(value == names.index(wanted) for _, value in seen[known:])

@@ -113,7 +113,11 @@ async def show(pv: ChannelData, value: Any, *, always: bool = False) -> None:
     Nothing is refused here: what the hardware has is shown, also beyond its limits.
     """
     if isinstance(value, str) and not isinstance(pv, ChannelEnum):
-        value = plain(value, SHORT_STRING if isinstance(pv, ChannelString) else pv.max_length - 1)
+        # The fields of records call themselves short, and are not.
+        length = (
+            SHORT_STRING if isinstance(pv, ChannelString) else max(pv.max_length, LONG_STRING) - 1
+        )
+        value = plain(value, length)
     if not always and _same(pv.value, value):
         return
     has_alarms = getattr(pv, "lower_alarm_limit", 0) != getattr(

@@ -509,7 +509,6 @@ def test_a_session_tells_two_of_one_client_apart(server, http, holder):
         ("POST", "/commands", "add"),
         ("POST", "/queue/hold", "hold_queue"),
         ("POST", "/run/stop_after_request", "hold_queue"),
-        ("POST", "/queue/release", "count"),
     ],
 )
 def test_a_database_that_does_not_answer_is_told(  # noqa: PLR0917

@@ -29,7 +29,10 @@ def make_supervisors(
         one.stop()
 
 
-@pytest.fixture(scope="module")
-def supervisor(make_supervisors: Callable[..., SupervisorProcess]) -> SupervisorProcess:
-    """A server that the tests of a module share, and leave idle."""
-    return make_supervisors().start()
+@pytest.fixture(scope="session")
+def supervisor(_iocs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SupervisorProcess]:
+    """A server that most tests share, and leave idle, its queue empty and free."""
+    ioc = _iocs(sensor=(128, 128))
+    supervisor = SupervisorProcess(tmp_path_factory.mktemp("supervisor"), ioc)
+    yield supervisor.start()
+    supervisor.stop()

@@ -102,7 +102,7 @@ class TestAbort:
         wait_until(lambda: get(moving) == 1, 20, "motion", 0.005)
         supervisor.immediate("abort")
         assert supervisor.until_ended(id)["state"] == "aborted"
-        assert get(moving) == 0
+        wait_until(lambda: get(moving) == 0, 5, "end of the motion")  # it has to slow down
         assert get(f"{supervisor.ioc.prefix}STAGE:X.RBV") < 800
         assert is_safe(supervisor)
 
@@ -161,6 +161,7 @@ def test_pause_and_resume_may_be_said_twice(supervisor: SupervisorProcess):
         supervisor.until_state("paused")
     for _ in range(2):
         supervisor.immediate("resume")
+    supervisor.until_state("running")
     supervisor.immediate("pause")  # is not undone by the second resume
     supervisor.until_state("paused")
     with pytest.raises(AssertionError, match="not within"):
