@@ -78,7 +78,7 @@ class PortPool:
             self._free.append(port)
 
 
-POOL = PortPool(16)
+POOL = PortPool(32)  # a port that was used has to rest for a minute
 EPICS_ENVIRONMENT = {
     "EPICS_CA_AUTO_ADDR_LIST": "NO",
     "EPICS_CA_ADDR_LIST": " ".join(f"{LOOPBACK}:{port}" for port in POOL.ports),
