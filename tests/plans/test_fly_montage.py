@@ -213,10 +213,9 @@ def test_a_focus_each_row_lets_it_rest_in_between(lab: Lab, session: Session):
 
 
 def test_a_plane_of_focus_is_flown_without_a_rest(lab: Lab, session: Session):
-    session(fly(lab, focus="plane", focus_range=6, focus_steps=7))
+    session(fly(lab, focus="plane", focus_range=6, focus_steps=13))
     check_documents(session.documents)
     (surface,) = session.events("focus_surface")
-    errors = []
     for event in session.events():
         expected = (
             surface["focus_surface_defocus"]
@@ -227,10 +226,7 @@ def test_a_plane_of_focus_is_flown_without_a_rest(lab: Lab, session: Session):
         )
         assert event["scope_defocus"] == pytest.approx(expected, abs=1e-3)
         frame = lab.truth()[event["camera_cam_array_counter"]]
-        errors.append(abs(frame["defocus"]))
-    # The plane rests on five focus series of few frames, whose noise differs from run to run.
-    assert np.median(errors) < 1.5
-    assert max(errors) < 3
+        assert abs(frame["defocus"]) < 1.5
 
 
 def test_blocks_are_reached_by_image_shift(lab: Lab, session: Session):
