@@ -20,7 +20,6 @@ from ioc.channel_access import Circuit, Context
 from ioc.records import Group, clear_alarm, raise_alarm, show
 
 STATES = ("idle", "running", "paused", "suspended", "aborting", "fault")
-MAX_COMMAND = 2**17  # bytes
 MAX_REPLY = 2**14
 MAX_LISTING = 2**18
 MAX_TEXT = 2**10
@@ -61,12 +60,14 @@ class _Inbox(ChannelByte):
     name : str
     handle : callable
         Awaited with the bytes and their sender; it raises RefusedError to refuse.
+    longest : int
+        Bytes that can be written.
     in_turn : bool
         Whether a command waits for those before it, also of other clients.
     """
 
-    def __init__(self, name: str, handle: Handler, *, in_turn: bool) -> None:
-        super().__init__(value=b"", max_length=MAX_COMMAND, strip_null_terminator=False)
+    def __init__(self, name: str, handle: Handler, longest: int, *, in_turn: bool) -> None:
+        super().__init__(value=b"", max_length=longest, strip_null_terminator=False)
         self.pvname = name
         self.__doc__ = "JSON: {id, function, args, kwargs, client, token}"
         self._handle = handle
@@ -125,17 +126,26 @@ class Commands(Group):
         JSON that describes all commands.
     instance : str
         Tells this server from any other.
+    longest : int
+        Bytes of the longest command.
     """
 
     def __init__(
-        self, prefix: str, command: Handler, immediate: Handler, registry: str, instance: str
+        self,
+        prefix: str,
+        *,
+        command: Handler,
+        immediate: Handler,
+        registry: str,
+        instance: str,
+        longest: int,
     ) -> None:
         super().__init__(prefix)
         for name, handle, in_turn in (
             ("Command", command, True),
             ("Immediate", immediate, False),
         ):
-            inbox = _Inbox(prefix + name, handle, in_turn=in_turn)
+            inbox = _Inbox(prefix + name, handle, longest, in_turn=in_turn)
             self.pvdb[prefix + name] = self.pvdb[prefix + LSDC_INBOXES[name]] = inbox
         if len(registry) >= MAX_LISTING:
             raise ValueError(f"the registry has {len(registry)} characters; {MAX_LISTING} is most")

@@ -238,7 +238,9 @@ class Actions:
         id : str
         """
         request = await self._ended(id)
-        return await self._again(request, request.function, request.arguments)
+        again = await self._again(request, request.function, request.arguments)
+        await self._supervisor.queue_changed()
+        return again
 
     async def resume_request(self, id: str, release: bool = True) -> dict[str, Any]:
         """Go on with a request that was cut off: a montage at its first missing tile.
@@ -256,9 +258,11 @@ class Actions:
             added = await self._again(request, "resume_montage", {"run": request.run_uids[-1]})
         else:
             added = await self._again(request, request.function, request.arguments)
-        await self._change(self._queue.move, "", added["id"], to="first")
+        # Only when all of it is done may it run: what runs cannot be moved.
+        await self._desk.on_records(self._queue.move, added["id"], to="first")
         if release:
-            await self._change(self._queue.release_queue, "")
+            await self._desk.on_records(self._queue.release_queue)
+        await self._supervisor.queue_changed()
         return added
 
     async def _again(

@@ -157,7 +157,7 @@ class Desk:
             directory=directory,
             held=command.held,
         )
-        await self.on_records(self._queue.add, new, limit=self._most_queued)
+        await self.add(new)
         held = self._board.status.queue_held
         return Reply(
             command.id,
@@ -166,16 +166,15 @@ class Desk:
             f"the queue is held ({held}); release_queue lets it go on" if held else "",
         )
 
-    async def add(self, *new: NewRequest) -> None:
-        """Put requests into the queue, all or none.
+    async def add(self, new: NewRequest) -> None:
+        """Put a request into the queue; `Supervisor.queue_changed` has it looked at.
 
         Raises
         ------
         CommandRefusedError
-            If an id was used before, or the queue is full, or the database does not answer.
+            If its id was used before, or the queue is full, or the database does not answer.
         """
-        await self.on_records(self._queue.add, *new, limit=self._most_queued)
-        await self.supervisor.queue_changed()
+        await self.on_records(self._queue.add, new, limit=self._most_queued)
 
     async def _act(self, command: Command, origin: Origin) -> Reply:
         entry = self.registry.get(command.function, "action")

@@ -31,7 +31,7 @@ from services.api.http_server import HttpServer
 from services.errors import PlainError
 from services.runtime import require_free
 from services.supervisor.actions import Actions
-from services.supervisor.commands import CommandRefusedError, Origin
+from services.supervisor.commands import MAX_BYTES, CommandRefusedError, Origin
 from services.supervisor.control import Control
 from services.supervisor.desk import Desk
 from services.supervisor.guards import Guards
@@ -133,7 +133,12 @@ class _Server:
             most_queued=settings.most_queued,
         )
         self._commands = Commands(
-            prefix, self._command, self._immediate, self._desk.registry.text(), instance
+            prefix,
+            command=self._command,
+            immediate=self._immediate,
+            registry=self._desk.registry.text(),
+            instance=instance,
+            longest=MAX_BYTES,
         )
         self._listing = asyncio.Event()
         self._board.watch(self._show)

@@ -349,7 +349,6 @@ class Supervisor:
         await self.board.reply(_reply_of(finished))
         if ending.outcome == "failed" and not ending.harmless:
             await self._make_safe()  # what went wrong may have kept the plan from it
-        await self.queue_changed()
 
     def _reason_to_hold(self, request: Request, ending: Ending) -> str:
         """Say why nothing should follow of itself; empty if the next request may."""

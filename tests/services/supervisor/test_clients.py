@@ -113,6 +113,16 @@ def test_the_queue_is_ordered_edited_held_and_released(supervisor: SupervisorPro
     assert third_ended < second_ended
 
 
+def test_what_is_resumed_may_run_at_once(supervisor: SupervisorProcess):
+    id = supervisor.command("snap", kwargs=SNAP)
+    supervisor.until_ended(id)
+    for _ in range(10):
+        supervisor.immediate("resume_request", kwargs={"id": id})
+        reply = json.loads(supervisor.get("ImmediateReply"))
+        assert reply["state"] == "done", reply
+        assert supervisor.until_ended(reply["result"]["id"])["state"] == "done"
+
+
 class TestShell:
     @pytest.fixture
     def temline(self, supervisor: SupervisorProcess):
