@@ -77,7 +77,10 @@ class Escalation:
             return "it is paused already"
         if step == "resume" and not paused:
             return "it is not paused"
-        if self._step is not None and HARSHNESS[step] < HARSHNESS[self._step]:
+        # Said again, it has no more time than it had.
+        if self._step is not None and (
+            HARSHNESS[step] < HARSHNESS[self._step] or (step == self._step and deadline is None)
+        ):
             return f"{self._step} is under way already"
         self.cancel()
         self._task = asyncio.create_task(self._climb(step, reason, deadline), name="escalation")

@@ -219,6 +219,7 @@ def test_abort_and_halt_that_are_not_obeyed_kill_the_worker(supervisor: Supervis
     id = begin(supervisor)
     os.kill(supervisor.worker, signal.SIGSTOP)
     supervisor.immediate("abort", kwargs={"deadline": 1})
+    supervisor.immediate("abort")  # said again, it has no more time
     interrupted = supervisor.until_ended(id, 5)  # sooner than a hang is noticed
     assert interrupted["state"] == "interrupted"
     assert "SIGKILL" in interrupted["message"]
