@@ -7,6 +7,7 @@ Immediate, and prints what each took from writing to its reply, in s, as JSON.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from itertools import islice
@@ -18,7 +19,11 @@ from tests.services.supervisor import hostile
 
 
 def flood(prefix: str) -> None:
-    """Write bad commands as fast as they are taken."""
+    """Write bad commands as fast as they are taken.
+
+    As if from another machine: the processors of this one are left to the server.
+    """
+    os.nice(10)
     pv = epics.PV(f"{prefix}Command", auto_monitor=False)
     if not pv.wait_for_connection(10):
         sys.exit("not connected")
