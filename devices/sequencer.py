@@ -492,7 +492,7 @@ class Sequencer(Connectable):
             hdf.capture.set(0).wait(COMMAND_TIMEOUT)
             hdf.capture.set(1).wait(COMMAND_TIMEOUT)
         # In full: pyepics would give as much of it as it gave before, of an empty name nothing.
-        path = str(hdf.full_file_name.get(use_monitor=False, count=LONGEST_PATH))
+        path = str(hdf.full_file_name.get(use_monitor=False, count=LONGEST_PATH, form="native"))
         if path != self._file:
             self._file = path
             self._told_in_file = 0
@@ -671,8 +671,13 @@ class Sequencer(Connectable):
 
 
 def _whole(signal: EpicsSignalRO, length: int) -> NDArray[Any]:
-    """Read an array whose length is known; pyepics would give as much of it as it gave before."""
-    return np.atleast_1d(signal.get(count=length))
+    """Read an array whose length is known; pyepics would give as much of it as it gave before.
+
+    It asks in the plain form, in which nobody else does: requests of one form share an answer, and
+    that for a time stamp, which ophyd asks for at any moment after it has connected, has one
+    element.
+    """
+    return np.atleast_1d(signal.get(count=length, form="native"))
 
 
 def _first_run(rows: list[_Row]) -> list[_Row]:

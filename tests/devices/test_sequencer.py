@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import FailedStatus, RunEngineInterrupted, short_uid
 
 from devices import Flight, FlightPoint, PointFailedError, Sequencer, SettingRefusedError, Tile
-from devices.sequencer import SequencerError
+from devices.sequencer import SequencerError, _whole
 from tests.devices.lab import Lab, Session, check_documents
 from tests.support import wait_until
 
@@ -131,6 +132,26 @@ def test_a_client_that_looks_only_at_the_end(lab: Lab, session: Session):
     session(run(lab, flight_of(lab, 80, exposure=0.002), inner, late))
     check(session, 80)
     late.destroy()
+
+
+def test_results_are_read_whole_while_time_stamps_are_read(lab: Lab, session: Session):
+    """As ophyd does when a signal has connected; pyepics lets requests of one form share answers."""
+    session(run(lab, flight_of(lab), fly))
+    results = lab.sequencer.readback_x
+    results.wait_for_connection(10)
+    over = threading.Event()
+
+    def read_stamps() -> None:
+        while not over.is_set():
+            results._read_pv.get_timevars(timeout=1)
+
+    reading = threading.Thread(target=read_stamps)
+    reading.start()
+    try:
+        assert {_whole(results, N).size for _ in range(300)} == {N}
+    finally:
+        over.set()
+        reading.join(10)
 
 
 def test_a_client_that_was_not_told_of_the_end(lab: Lab, session: Session):
