@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from threading import Lock
 from typing import Any
@@ -19,7 +20,7 @@ from ophyd.areadetector.base import ADComponent as ADCpt
 from ophyd.areadetector.cam import CamBase
 from ophyd.areadetector.filestore_mixins import FileStoreHDF5IterativeWrite
 from ophyd.areadetector.plugins import HDF5Plugin, ImagePlugin, StatsPlugin
-from ophyd.areadetector.trigger_mixins import SingleTrigger
+from ophyd.areadetector.trigger_mixins import TriggerBase
 from ophyd.device import Staged
 from ophyd.status import StatusBase
 from ophyd.utils import DisconnectedError
@@ -44,7 +45,7 @@ class Cam(CamBase):
     _default_read_attrs = ("array_counter",)
 
     array_counter = ADCpt(EpicsSignalWithRBV, "ArrayCounter", auto_monitor=True)
-    # Not lazy: SingleTrigger touches it at once, and would wait for the IOC before it is made.
+    # Not lazy: TriggerBase touches it at once, and would wait for the IOC before it is made.
     acquire = ADCpt(EpicsSignalWithRBV, "Acquire", lazy=False, auto_monitor=True)
     detector_state = ADCpt(EpicsSignalRO, "DetectorState_RBV", lazy=False, auto_monitor=True)
     status_message = ADCpt(EpicsSignalRO, "StatusMessage_RBV", string=True, auto_monitor=True)
@@ -128,7 +129,7 @@ class ExposureEnd:
         return self._camera.exposed
 
 
-class Camera(SingleTrigger, Connectable, DetectorBase):
+class Camera(TriggerBase, Connectable, DetectorBase):
     """A camera whose frames go to an HDF5 file, one to a trigger.
 
     A trigger succeeds when the frame is in the file. It fails, with the camera's own message, when
@@ -218,9 +219,10 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         self.exposure_end = ExposureEnd(self)
         self.exposed: StatusBase = finished()
         self.end_first: Callable[[], None] | None = None
+        self._image_name = f"{self.name}_image"
         self._status: DeviceOutcome | None = None
         self._outcome_lock = Lock()
-        self._acquiring = self._exposing = False
+        self._exposing = False
         self._frames_before = 0
 
         self.cam.detector_state.subscribe(self._state_changed, run=False)
@@ -242,8 +244,7 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
             _log.error("%s has lost its IOC; nothing of it is restored", self.name)
             self._forget_staging()
             return
-        if self.cam.acquire.get():
-            self.cam.acquire.set(0).wait()
+        self._end_exposure().wait()
         super().unstage()
 
     def _forget_staging(self) -> None:
@@ -251,7 +252,6 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
         for device in (self, *(part for _, part in self.walk_subdevices())):
             device._original_vals.clear()
             device._staged = Staged.no
-        self.cam.acquire.clear_sub(self._acquire_changed)
 
     def trigger(self) -> DeviceOutcome:
         """Take one frame.
@@ -281,11 +281,13 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
             ),
         )
         outcome.add_callback(self._stop_if_overdue)
-        self._acquiring = self._exposing = False
+        self._exposing = False
         self.exposed = StatusBase()
         outcome.add_callback(lambda _, exposed=self.exposed: finish(exposed, None))
         self._status = outcome
-        self.cam.acquire.put(1, wait=False)
+        # Its own put-completion and not the monitor of Acquire, by which the end of an exposure that
+        # was given up could be taken for the end of this one.
+        self.cam.acquire.put(1, use_complete=True, callback=partial(self._acquired, outcome))
         return outcome
 
     def stop(self, *, success: bool = False) -> None:
@@ -309,16 +311,27 @@ class Camera(SingleTrigger, Connectable, DetectorBase):
             return
         self._end(None)
         try:
-            self.cam.acquire.set(0).wait()
+            self._end_exposure().wait()
         except Exception as error:  # raised here it would end the RunEngine
             _log.error("%s did not stop its exposure: %s", self.name, error)
 
-    def _acquire_changed(self, value: Any = None, **_: Any) -> None:
+    def _end_exposure(self) -> DeviceOutcome:
+        """Have the camera stop, also if it has not said yet that it began; done when it is still."""
+        outcome = DeviceOutcome(
+            self,
+            timeout=EXPOSURE_MARGIN,
+            call_stop_on_failure=False,
+            explain=lambda: f"{self.name} did not stop; it says {self._message()!r}",
+        )
+        self.cam.acquire.put(
+            0, use_complete=True, callback=lambda **_: finish(outcome, None)
+        )
+        return outcome
+
+    def _acquired(self, outcome: DeviceOutcome, **_: Any) -> None:
         """See, at the end of an acquisition, whether its frame is in the file."""
-        if value:
-            self._acquiring = True
-        if value or not self._acquiring or self._status is None:
-            return  # the end of one before, or none that was waited for
+        if outcome is not self._status or not self.cam.acquire.connected:
+            return  # it was given up, or is lost
         try:
             error = self._take_note_of_frame()
         except Exception as failure:  # raised here it would end in a log, and the status never

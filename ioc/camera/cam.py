@@ -81,6 +81,8 @@ class Cam(Group):
         self._sequence_began = 0.0
         self._taken = 0
         self._aborting = False
+        self._turn = asyncio.Lock()
+        self._stops = 0  # how often it was to stop
         self._shown = 0.0
         self._add_timing()
         self._add_readout()
@@ -235,20 +237,34 @@ class Cam(Group):
 
     async def _set_acquire(self, wanted: Any) -> Any:
         """Start or stop; either way a put-completion comes when the camera is still again."""
+        starting = wanted in ("Acquire", 1)
+        if not starting:
+            self._stops += 1
+        stops = self._stops
+        async with self._turn:  # what is started while the camera stops, begins after that
+            if not starting:
+                await self._stop()
+            elif stops == self._stops:  # and not at all, if it was stopped again meanwhile
+                await self._start()
+        await self._still()
+        raise SkipWrite
+
+    async def _start(self) -> None:
         if self._claim:
-            if wanted in ("Acquire", 1):
-                raise ValueError(self._claim)
-            raise SkipWrite  # the sequencer stops what it began
-        if wanted in ("Acquire", 1):
-            if self._task is None:
-                self._aborting = False
-                self._task = asyncio.create_task(self._acquisition())
-            await self._acquire.show("Acquire")
-        elif self._task is not None:
+            raise ValueError(self._claim)
+        if self._task is None:
+            self._aborting = False
+            self._task = asyncio.create_task(self._acquisition())
+        await self._acquire.show("Acquire")
+
+    async def _stop(self) -> None:
+        if self._task is not None and not self._claim:  # the sequencer stops what it began
             await self._abort()
+            await self._still()
+
+    async def _still(self) -> None:
         if self._task is not None:
             await asyncio.shield(self._task)
-        raise SkipWrite
 
     async def _abort(self) -> None:
         self._aborting = True

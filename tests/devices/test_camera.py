@@ -130,6 +130,16 @@ def test_stopping_it_ends_the_exposure(lab: Lab, camera):
     wait_until(lambda: not lab.pv("CAM:cam1:Acquire_RBV"), 5)
 
 
+def test_a_pause_that_comes_with_the_trigger(lab: Lab, camera):
+    """The camera may not have said yet that it began; the next frame is another exposure's."""
+    camera.stage()
+    for _ in range(20):
+        given_up = camera.trigger()
+        camera.pause()
+        given_up.wait(1)
+        camera.trigger().wait(10)
+
+
 def test_an_ioc_that_dies_in_mid_exposure_is_an_error_at_once(start_ioc, session: Session):
     lab = Lab.over(start_ioc(sensor=(64, 64)))
     lab.camera.cam.acquire_time.set(10.0).wait(10)

@@ -220,6 +220,23 @@ class TestModes:
         assert get(f"{cam}DetectorState_RBV", text=True) == "Aborted"
         assert get(f"{cam}TimeRemaining_RBV") == 0
 
+    def test_what_is_written_last_holds(self, cam):
+        """Written without a pause: to begin anew while it stops, and to stop after all."""
+        put(f"{cam}AcquireTime", 0.2)
+        first = get(f"{cam}ArrayCounter_RBV")
+        for wanted in (1, 0, 1):
+            put(f"{cam}Acquire", wanted, wait=False)
+        put(f"{cam}Acquire", 1)
+        assert get(f"{cam}DetectorState_RBV", text=True) == "Idle"
+        second = get(f"{cam}ArrayCounter_RBV")
+        assert second > first
+        for wanted in (1, 0, 1):
+            put(f"{cam}Acquire", wanted, wait=False)
+        put(f"{cam}Acquire", 0)
+        assert get(f"{cam}DetectorState_RBV", text=True) == "Aborted"
+        assert get(f"{cam}Acquire_RBV") == 0
+        assert get(f"{cam}NumImagesCounter_RBV") == 0
+
     def test_binning_changes_the_size_everywhere(self, cam):
         put(f"{cam}BinX", 2)
         assert get(f"{cam}BinY_RBV") == 2
