@@ -285,8 +285,8 @@ class Camera(TriggerBase, Connectable, DetectorBase):
         self.exposed = StatusBase()
         outcome.add_callback(lambda _, exposed=self.exposed: finish(exposed, None))
         self._status = outcome
-        # Its own put-completion and not the monitor of Acquire, by which the end of an exposure that
-        # was given up could be taken for the end of this one.
+        # Its own put-completion and not the monitor of Acquire, by which the end of an exposure
+        # that was given up could be taken for the end of this one.
         self.cam.acquire.put(1, use_complete=True, callback=partial(self._acquired, outcome))
         return outcome
 
@@ -316,16 +316,14 @@ class Camera(TriggerBase, Connectable, DetectorBase):
             _log.error("%s did not stop its exposure: %s", self.name, error)
 
     def _end_exposure(self) -> DeviceOutcome:
-        """Have the camera stop, also if it has not said yet that it began; done when it is still."""
+        """Have the camera stop, though it may not have begun yet; done when it is still."""
         outcome = DeviceOutcome(
             self,
             timeout=EXPOSURE_MARGIN,
             call_stop_on_failure=False,
             explain=lambda: f"{self.name} did not stop; it says {self._message()!r}",
         )
-        self.cam.acquire.put(
-            0, use_complete=True, callback=lambda **_: finish(outcome, None)
-        )
+        self.cam.acquire.put(0, use_complete=True, callback=lambda **_: finish(outcome, None))
         return outcome
 
     def _acquired(self, outcome: DeviceOutcome, **_: Any) -> None:

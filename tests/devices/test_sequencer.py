@@ -135,7 +135,7 @@ def test_a_client_that_looks_only_at_the_end(lab: Lab, session: Session):
 
 
 def test_results_are_read_whole_while_time_stamps_are_read(lab: Lab, session: Session):
-    """As ophyd does when a signal has connected; pyepics lets requests of one form share answers."""
+    """As ophyd does at connecting; pyepics lets requests of one form share an answer."""
     session(run(lab, flight_of(lab), fly))
     results = lab.sequencer.readback_x
     results.wait_for_connection(10)
