@@ -213,7 +213,7 @@ def test_a_focus_each_row_lets_it_rest_in_between(lab: Lab, session: Session):
 
 
 def test_a_plane_of_focus_is_flown_without_a_rest(lab: Lab, session: Session):
-    session(fly(lab, focus="plane", focus_range=6, focus_steps=13))
+    session(fly(lab, focus="plane", focus_range=12, focus_steps=13, exposure=0.05))
     check_documents(session.documents)
     (surface,) = session.events("focus_surface")
     for event in session.events():
