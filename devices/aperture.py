@@ -34,7 +34,6 @@ class ApertureChanger(Connectable, PositionerBase):
     >>> RE(bps.mv(aperture, 3))
     """
 
-    # Read, not monitored: a change is rare, and its last news may come after its completion.
     readback = Cpt(EpicsSignalRO, "Aperture_RBV", kind="hinted")
     setpoint = Cpt(EpicsSignal, "Aperture", kind="normal", auto_monitor=True)
     count = Cpt(EpicsSignalRO, "ApertureCount_RBV", kind="config", auto_monitor=True)
@@ -147,7 +146,8 @@ class ApertureChanger(Connectable, PositionerBase):
 
     def _settle(self, outcome: MoveOutcome) -> None:
         """Finish a change by where the changer is; the next one may have begun meanwhile."""
-        found, target = int(self.readback.get()), outcome.target
+        # Asked for, since the monitor's last news may come after the completion.
+        found, target = int(self.readback.get(use_monitor=False)), outcome.target
         self._set_position(found)
         error = None if found == target else PositionError(self._where(target, found))
         self._end(error, outcome)

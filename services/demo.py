@@ -225,7 +225,7 @@ class _Demo:
 
     def _acquire_with(self, devices: dict[str, Any], pipeline: Any) -> None:
         from plans import autofocus, montage
-        from services.engine import montage_defaults, take_references
+        from services.configured_plans import montage_defaults, take_references
 
         camera, stage, scope = devices["camera"], devices["stage"], devices["scope"]
         settings = self._config.montage

@@ -16,9 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from bluesky import RunEngine
-from bluesky import plan_stubs as bps
 from bluesky.preprocessors import SupplementalData
-from bluesky.utils import MsgGenerator
 
 from callbacks.folders import DataFolders
 from callbacks.lens import LensProcessor, LensSettings
@@ -30,9 +28,7 @@ from callbacks.tiled_sink import TiledSink
 from callbacks.warm_up import warm_up
 from config import Config
 from ioc.memory import keep_memory
-from plans import brightfield, darkfield
 from processing.chain import StepError, StepSettings, make_chain
-from processing.geometry import ImageShift
 from processing.lens import LensLimits
 from processing.quality import Thresholds
 from services.errors import PlainError
@@ -173,34 +169,6 @@ def add_baseline(RE: RunEngine, config: Config, devices: Mapping[str, Any]) -> l
     parts = [find_part(devices, dotted) for dotted in names]
     RE.preprocessors.append(SupplementalData(baseline=parts))
     return names
-
-
-def montage_defaults(config: Config) -> dict[str, Any]:
-    """Give the arguments that a montage has by the configuration."""
-    image_shift = ImageShift(**config.image_shift.model_dump())
-    return {**config.montage.model_dump(), "image_shift": image_shift}
-
-
-def take_references(camera: Any, stage: Any, scope: Any, config: Config) -> MsgGenerator:
-    """Take the bright and dark frames for a montage, as the configuration says: a plan.
-
-    Returns
-    -------
-    dict
-        Uids of the runs, for the argument `references` of a montage.
-    """
-    settings, exposure = config.references, config.montage.exposure
-    frames: dict[str, Any] = {"frames": settings.frames, "exposure": exposure}
-    dark = yield from darkfield(camera, scope, **frames)
-    if settings.place is None:
-        bright = yield from brightfield(camera, stage, scope, pitch=settings.pitch, **frames)
-        return {"bright": bright, "dark": dark}
-    x, y = settings.place
-    back = stage.x, stage.x.position, stage.y, stage.y.position
-    yield from bps.mv(stage.x, x, stage.y, y)
-    bright = yield from brightfield(camera, stage, scope, **frames)
-    yield from bps.mv(*back)
-    return {"bright": bright, "dark": dark}
 
 
 @dataclass

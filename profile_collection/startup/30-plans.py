@@ -17,7 +17,7 @@ from plans import (
     montage,
     snap,
 )
-from services.engine import montage_defaults
+from services.configured_plans import montage_defaults
 
 get_ipython().register_magics(BlueskyMagics)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from config import ConfigError
@@ -14,6 +15,7 @@ from services.environment import set_environment
 from services.errors import PlainError
 from services.logs import FORMAT
 from services.runtime import load_joined
+from services.supervisor.uniqueness import refuse_second_server
 
 
 def main(site: Path | None) -> int:
@@ -24,8 +26,10 @@ def main(site: Path | None) -> int:
         for chatty in ("caproto", "alembic", "uvicorn", "numexpr", "httpx"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         set_environment(config, server_port=config.supervisor.port)
-        from services.supervisor.server import serve
-
+        with ThreadPoolExecutor(1) as threads:  # the search takes a second, as the imports do
+            search = threads.submit(refuse_second_server, f"{config.epics.prefix}CMD:")
+            from services.supervisor.server import serve
+        search.result()
         serve(config, site)
     except (ConfigError, PlainError) as error:
         print(f"temline supervisor: {error}", file=sys.stderr)

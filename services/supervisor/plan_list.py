@@ -26,6 +26,7 @@ from plans import (
     montage,
     snap,
 )
+from services.configured_plans import montage_defaults, take_references
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,6 @@ def references(
     dict
         Uids of the runs, for the argument `references` of a montage.
     """
-    from services.engine import take_references
-
     return take_references(camera, stage, scope, resources.config)
 
 
@@ -122,8 +121,6 @@ def defaults_of(name: str, config: Config) -> dict[str, Any]:
     dict
         For a montage, and for reference frames, which fit it only with its exposure.
     """
-    from services.engine import montage_defaults
-
     if name in {"montage", *LIKE}:
         return montage_defaults(config)
     if name in {"brightfield", "darkfield"}:

@@ -28,7 +28,6 @@ from ioc.command import (
 )
 from records import LeaseStore, RequestQueue, open_database
 from services.api.http_server import HttpServer
-from services.errors import PlainError
 from services.runtime import require_free
 from services.supervisor.actions import Actions
 from services.supervisor.commands import MAX_BYTES, CommandRefusedError, Origin
@@ -42,7 +41,6 @@ from services.supervisor.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-SEARCH_TIMEOUT = 1.0  # s for another server of the same PVs to answer
 TICK_PERIOD = 1.0  # s between looks whether control has run out
 CLOSE_TIMEOUT = 3.0  # s
 PV_OF = {
@@ -60,10 +58,6 @@ PV_OF = {
 }
 
 
-class AlreadyServedError(PlainError):
-    """Another server has the same process variables."""
-
-
 def serve(config: Config, site: Path | None) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -76,34 +70,13 @@ def serve(config: Config, site: Path | None) -> None:
 
     Raises
     ------
-    AlreadyServedError, PortInUseError, DatabaseError
+    PortInUseError, DatabaseError
     """
     settings, prefix = config.supervisor, f"{config.epics.prefix}CMD:"
-    refuse_second_server(prefix)
     for interface in config.epics.interfaces:
         require_free(interface, settings.port, "supervisor.port")
     require_free(settings.http_host, settings.http_port, "supervisor.http_port")
     asyncio.run(_Server(config, site, prefix).run())
-
-
-def refuse_second_server(prefix: str) -> None:
-    """Raise if the command PVs are served already.
-
-    Raises
-    ------
-    AlreadyServedError
-        It says by whom.
-    """
-    from caproto.sync.client import read
-
-    try:
-        answer = read(f"{prefix}InstanceID", timeout=SEARCH_TIMEOUT, repeater=False)
-    except Exception:  # nobody answers, as it should be
-        return
-    owner = bytes(answer.data).decode(errors="replace").rstrip("\0")
-    raise AlreadyServedError(
-        f"{prefix}* is served already by {owner}: stop that one, or choose another epics.prefix"
-    )
 
 
 class _Server:
