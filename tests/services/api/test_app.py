@@ -509,6 +509,7 @@ def test_a_session_tells_two_of_one_client_apart(server, http, holder):
         ("POST", "/commands", "add"),
         ("POST", "/queue/hold", "hold_queue"),
         ("POST", "/run/stop_after_request", "hold_queue"),
+        ("POST", "/queue/release", "release_queue"),
     ],
 )
 def test_a_database_that_does_not_answer_is_told(  # noqa: PLR0917
@@ -523,6 +524,18 @@ def test_a_database_that_does_not_answer_is_told(  # noqa: PLR0917
     assert answer.status_code == 503
     assert "it is gone" in message(answer)
     assert "SELECT" not in answer.text
+
+
+def test_what_was_done_is_so_though_the_queue_cannot_be_shown(server, http, monkeypatch):
+    def fail() -> int:
+        raise DatabaseError("it is gone")
+
+    http.post("/queue/hold")
+    assert server.queue.is_held is not None
+    monkeypatch.setattr(server.queue, "count", fail)
+    assert http.post("/queue/release").status_code == 200
+    assert server.queue.is_held is None
+    assert "it is gone" in http.get("/status").json()["last_error"]
 
 
 @pytest.mark.parametrize(

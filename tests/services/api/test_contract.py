@@ -30,7 +30,7 @@ PATH_OF = dict.fromkeys((name for name, _ in PLANS), "/commands") | dict.fromkey
 )
 TOKEN = {"Authorization": f"Bearer {TOKENS['ann']}"}  # staff: nothing is forbidden
 EXAMPLES = settings(
-    max_examples=6,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,

@@ -19,7 +19,7 @@ import psutil
 from caproto import CaprotoTimeoutError, ChannelType, ErrorResponseReceived
 from caproto.sync import client
 
-from tests.support import POOL, REPOSITORY, IocProcess, free_port, wait_until
+from tests.support import POOL, REPOSITORY, IocProcess, free_port, get, wait_until
 
 STARTED = 90.0  # s for server and worker to come up on a loaded machine
 TOKENS = {"gui": "gui-token-0123456789", "ann": "ann-token-0123456789"}
@@ -117,6 +117,23 @@ class SupervisorProcess:
 
     def get(self, name: str) -> Any:
         return read(self.pv(name))
+
+    @property
+    def is_spared(self) -> bool:
+        """Whether no beam falls on the specimen: blanked, and the screen down."""
+        scope = f"{self.ioc.prefix}SCOPE:"
+        blank, screen = (get(f"{scope}{name}_RBV", text=True) for name in ("Blank", "Screen"))
+        return (blank, screen) == ("On", "Down")
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether nothing goes on besides: no flight, and no exposure."""
+        prefix = self.ioc.prefix
+        return (
+            self.is_spared
+            and get(f"{prefix}SEQ:State_RBV", text=True) not in {"Running", "Paused"}
+            and get(f"{prefix}CAM:cam1:Acquire_RBV") == 0
+        )
 
     def command(self, function: str, _pv: str = "Command", **content: Any) -> str:
         """Write a command, and give its id; keyword arguments of the command are its content."""

@@ -18,7 +18,7 @@ from tests.services.supervisor.lab import TOKENS, SupervisorProcess
 from tests.support import wait_until
 
 SNAP = {"exposure": 0.02}
-DROPS = 2  # of a circuit: libca waits 10 s before it looks for a server that it has lost
+DROPS = 3  # of a circuit: libca waits 10 s before it looks for a server that it has lost
 
 
 def drop_circuits(port: int) -> int:

@@ -15,7 +15,7 @@ import pytest
 from services.resume import tiles_of
 from tests.callbacks.tiled import KEY, TiledProcess
 from tests.services.supervisor.lab import SupervisorProcess
-from tests.support import get, start_ioc, wait_until
+from tests.support import start_ioc, wait_until
 
 MONTAGE = {
     "roi": {"centre": [0, 0], "width": 1.4, "height": 1.4},
@@ -34,16 +34,6 @@ def begin(supervisor: SupervisorProcess, plan: str = "montage", **changes) -> st
     except AssertionError as error:
         raise AssertionError(f"{error}: {supervisor.status()}\n{supervisor.output()}") from None
     return id
-
-
-def is_safe(supervisor: SupervisorProcess) -> bool:
-    prefix = supervisor.ioc.prefix
-    return (
-        get(f"{prefix}SCOPE:Blank_RBV", text=True) == "On"
-        and get(f"{prefix}SCOPE:Screen_RBV", text=True) == "Down"
-        and get(f"{prefix}SEQ:State_RBV", text=True) not in {"Running", "Paused"}
-        and get(f"{prefix}CAM:cam1:Acquire_RBV") == 0
-    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ def test_worker_is_killed_in_a_montage_which_is_resumed(
     killed = supervisor.worker
     os.kill(killed, signal.SIGKILL)
     supervisor.until_state("fault")
-    wait_until(lambda: is_safe(supervisor), 10, "safe hardware")
+    wait_until(lambda: supervisor.is_safe, 10, "safe hardware")
     interrupted = supervisor.until_ended(id)
     assert interrupted["state"] == "interrupted"
     assert "SIGKILL" in interrupted["message"]
@@ -124,7 +114,7 @@ def test_server_is_killed_and_started_again(supervisor: SupervisorProcess):
     after = supervisor.command("snap", priority=7)
     worker = psutil.Process(supervisor.worker)
     supervisor.kill()
-    wait_until(lambda: is_safe(supervisor), 10, "safe hardware")
+    wait_until(lambda: supervisor.is_safe, 10, "safe hardware")
     worker.wait(15)  # which does not outlive its server
 
     supervisor.start()
@@ -166,7 +156,7 @@ def test_ioc_is_killed_and_comes_back(make_supervisors: Make, tmp_path: Path):
         assert id in supervisor.get("QueueHeld")
         restart(ioc)
         supervisor.until_state("idle", timeout=60)
-        assert is_safe(supervisor)
+        assert supervisor.is_safe
         supervisor.immediate("release_queue")
         done = supervisor.until_ended(after, 60)
         assert done["state"] == "done", (done, supervisor.output())
@@ -181,7 +171,7 @@ def end_in_a_montage(supervisor: SupervisorProcess) -> None:
     worker = supervisor.worker
     assert supervisor.stop() == 0
     assert not psutil.pid_exists(worker)
-    assert is_safe(supervisor)
+    assert supervisor.is_safe
 
 
 def restart(ioc) -> None:
@@ -209,7 +199,7 @@ def test_a_worker_that_hangs_is_replaced(supervisor: SupervisorProcess):
     os.kill(hung, signal.SIGSTOP)
     interrupted = supervisor.until_ended(id, 30)
     assert interrupted["state"] == "interrupted"
-    wait_until(lambda: is_safe(supervisor), 10, "safe hardware")
+    wait_until(lambda: supervisor.is_safe, 10, "safe hardware")
     supervisor.until_state("idle", timeout=60)
     assert supervisor.worker != hung
     assert not psutil.pid_exists(hung)
@@ -223,7 +213,7 @@ def test_abort_and_halt_that_are_not_obeyed_kill_the_worker(supervisor: Supervis
     interrupted = supervisor.until_ended(id, 5)  # sooner than a hang is noticed
     assert interrupted["state"] == "interrupted"
     assert "SIGKILL" in interrupted["message"]
-    wait_until(lambda: is_safe(supervisor), 10, "safe hardware")
+    wait_until(lambda: supervisor.is_safe, 10, "safe hardware")
 
 
 def test_a_second_server_is_refused_and_told_by_whom(

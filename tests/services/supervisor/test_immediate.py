@@ -39,14 +39,6 @@ def begin(supervisor: SupervisorProcess, plan: str = "montage", **changes) -> st
     return id
 
 
-def is_safe(supervisor: SupervisorProcess) -> bool:
-    scope = f"{supervisor.ioc.prefix}SCOPE:"
-    return (get(f"{scope}Blank_RBV", text=True), get(f"{scope}Screen_RBV", text=True)) == (
-        "On",
-        "Down",
-    )
-
-
 @pytest.mark.parametrize("plan", ["montage", "fly_montage"])
 class TestOneThatRuns:
     def test_pause_and_resume(self, supervisor: SupervisorProcess, plan):
@@ -66,7 +58,7 @@ class TestOneThatRuns:
         ended = supervisor.until_ended(id)
         assert ended["state"] == "aborted"
         assert "aborted by the night shift" in ended["message"]
-        assert is_safe(supervisor)
+        assert supervisor.is_spared
         assert id in supervisor.get("QueueHeld")
 
     def test_stop_after_this_tile(self, supervisor: SupervisorProcess, plan):
@@ -75,13 +67,13 @@ class TestOneThatRuns:
         ended = supervisor.until_ended(id)
         assert ended["state"] == "aborted"
         assert "stopped after a tile" in ended["message"]
-        assert is_safe(supervisor)
+        assert supervisor.is_spared
 
     def test_halt(self, supervisor: SupervisorProcess, plan):
         id = begin(supervisor, plan)
         supervisor.immediate("halt")
         assert supervisor.until_ended(id)["state"] == "aborted"
-        wait_until(lambda: is_safe(supervisor), 10, "safe microscope")
+        wait_until(lambda: supervisor.is_spared, 10, "safe microscope")
 
 
 class TestAbort:
@@ -91,7 +83,7 @@ class TestAbort:
             supervisor.immediate("abort")
             assert supervisor.until_ended(id)["state"] == "aborted"
             supervisor.immediate("release_queue")
-        assert is_safe(supervisor)
+        assert supervisor.is_spared
 
     def test_in_motion(self, supervisor: SupervisorProcess):
         put(f"{supervisor.ioc.prefix}STAGE:X", -900)
@@ -104,7 +96,7 @@ class TestAbort:
         assert supervisor.until_ended(id)["state"] == "aborted"
         wait_until(lambda: get(moving) == 0, 5, "end of the motion")  # it has to slow down
         assert get(f"{supervisor.ioc.prefix}STAGE:X.RBV") < 800
-        assert is_safe(supervisor)
+        assert supervisor.is_spared
 
     def test_in_exposure(self, supervisor: SupervisorProcess):
         id = supervisor.command("snap", kwargs={"exposure": 20})
@@ -113,7 +105,7 @@ class TestAbort:
         supervisor.immediate("abort")
         assert supervisor.until_ended(id, 10)["state"] == "aborted"
         assert get(acquiring) == 0
-        assert is_safe(supervisor)
+        assert supervisor.is_spared
 
     def test_while_paused(self, supervisor: SupervisorProcess):
         id = begin(supervisor)
@@ -121,7 +113,7 @@ class TestAbort:
         supervisor.until_state("paused")
         supervisor.immediate("abort")
         assert supervisor.until_ended(id)["state"] == "aborted"
-        assert is_safe(supervisor)
+        assert supervisor.is_spared
 
     def test_while_suspended(self, supervisor: SupervisorProcess):
         id = begin(supervisor)
@@ -133,7 +125,7 @@ class TestAbort:
             assert supervisor.until_ended(id)["state"] == "aborted"
         finally:
             put(fault, 0)
-        assert is_safe(supervisor)
+        assert supervisor.is_spared
 
     def test_by_whoever_whatever_token(self, supervisor: SupervisorProcess):
         id = begin(supervisor)
@@ -192,4 +184,4 @@ def test_what_is_not_obeyed_is_followed_by_something_harsher(supervisor: Supervi
     supervisor.immediate("stop_after_tile", kwargs={"deadline": 0.001})
     ended = supervisor.until_ended(id)
     assert ended["state"] == "aborted"
-    assert is_safe(supervisor)
+    assert supervisor.is_spared
