@@ -6,11 +6,9 @@ One place knows the names, so that who writes a file and who waits for it agree.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 POLL_SECONDS = 0.05
 
@@ -50,30 +48,6 @@ class DataFolders:
     def minimaps(self) -> Path:
         """Minimaps, a store and a picture for each processed run."""
         return self.root / "minimaps"
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Let a file appear complete or not at all: who finds its name finds all of it.
-
-    Parameters
-    ----------
-    path : Path
-        Of the file; its folder is made.
-
-    Yields
-    ------
-    Path
-        To write to, beside it. It goes if that fails.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: two workers may write at once.
-    unfinished = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def await_files(paths: Iterable[str | Path], what: str, timeout: float) -> None:

@@ -31,8 +31,8 @@ from callbacks.references import ReferenceFiles, await_references, reference_fil
 from callbacks.tile_jobs import ProcessorSettings, TileTask, read_tile
 from processing.chain import make_chain
 from processing.geometry import FrameGeometry
+from processing.geometry.pair_matches import Tile
 from processing.lens import LensFit, LensLimits
-from processing.lens.fit import Tile
 from processing.lens.model import CUBIC, grid_places, terms
 from processing.lens.overlaps import measure_lens
 

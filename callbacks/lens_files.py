@@ -11,8 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from callbacks.folders import await_files, whole_file
+from callbacks.folders import await_files
 from callbacks.references import file_version
+from formats.whole_file import whole_file
 from processing.lens import LensFit, LensMap, LensModel, lens_map
 
 

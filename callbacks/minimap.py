@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from callbacks.documents import ZARR_MIMETYPE, StoredArray
-from callbacks.folders import whole_file
+from formats.whole_file import whole_file
 
 SUFFIX = ".minimap.zarr"
 PICTURE_SUFFIX = ".png"

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.documents import ProcessedRun, Publish, StoredArray, integer, number
-from callbacks.folders import await_files, whole_file
+from callbacks.folders import await_files
 from callbacks.frame_runs import FrameRunProcessor
 from callbacks.frames import FrameError, FrameReference, LocatedEvent, read_frame
+from formats.whole_file import whole_file
 from processing.flatfield import References, make_references
 
 AVERAGE = "average"

@@ -306,9 +306,10 @@ def main() -> None:
 def _is_plain(error: Exception) -> bool:
     """Tell whether an error's message says all that its user needs."""
     from config import ConfigError
+    from formats.errors import FormatError
     from services.errors import PlainError
 
-    return isinstance(error, ConfigError | PlainError)
+    return isinstance(error, ConfigError | FormatError | PlainError)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.lens_files import write_lens
+from formats.match_collections import read_matches
 from processing.lens import LensFit, LensFitError, LensLimits, fit_lens
 from services.errors import PlainError
-from services.match_collections import read_matches
 
 
 def run_fit(

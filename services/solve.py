@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from formats.conventions import Offsets
+from formats.exporters import write_csv, write_ome_tiff, write_render
+from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile
+from formats.tilem import read_tilem
 from processing.solve import MATCHED, AffineSolution, Solution, solve, solve_affine
 from services.errors import PlainError
-from services.montage_files.conventions import Offsets
-from services.montage_files.exporters import write_csv, write_ome_tiff, write_render
-from services.montage_files.montage import Montage, MontageFileError, PlacedMontage, PlacedTile
-from services.montage_files.tilem import read_tilem
 
 MAX_RESIDUAL = 5.0  # px, median, up to which TilEM's stitches are accepted
 Frames = Callable[[], Iterator[NDArray[np.generic]]]
@@ -204,7 +204,7 @@ def run_export(uid: str, outputs: Outputs, site: Path | None) -> None:
 
 def export(client: Any, uid: str, outputs: Outputs) -> None:
     """Write a run of a catalogue to the files asked for: `run_export` with a Tiled client."""
-    from services.montage_files.runs import read_run
+    from services.processed_montage import read_run
 
     console = Console()
     with Progress(console=console, transient=True) as progress:

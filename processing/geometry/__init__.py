@@ -12,6 +12,7 @@ from processing.geometry.focus_surface import (
 from processing.geometry.frame import FrameGeometry
 from processing.geometry.grid import Grid, GridTile, plan_grid
 from processing.geometry.image_shift import ImageShift
+from processing.geometry.pair_matches import PairMatches
 from processing.geometry.region import Region
 from processing.geometry.route import short_route
 
@@ -22,6 +23,7 @@ __all__ = [
     "Grid",
     "GridTile",
     "ImageShift",
+    "PairMatches",
     "Region",
     "fit_focus_surface",
     "measuring_tiles",

@@ -7,7 +7,6 @@ from processing.lens.fit import (
     LensFit,
     LensFitError,
     LensLimits,
-    PairMatches,
     PairResidual,
     fit_lens,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "LensLimits",
     "LensMap",
     "LensModel",
-    "PairMatches",
     "PairResidual",
     "fit_lens",
     "lens_map",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, hstack
 from scipy.sparse.csgraph import connected_components
 
+from processing.geometry.pair_matches import PairMatches, Tile
 from processing.lens.model import CUBIC, LensModel, basis, terms
 
 LEAST_MATCHES = 20  # a fit of fewer points says nothing of its own error
@@ -28,56 +29,9 @@ OUTSIDE = 0.01  # of a side: how far a match may lie outside, as rounding and ex
 MOST_OUTSIDE = 0.05  # the share of them, being wrong, that is passed over
 OPEN = 0.1  # share of a term in what is not determined, from which on it is named
 
-Tile = str | int
-
 
 class LensFitError(ValueError):
     """Matches do not determine a lens model; the message says what they lack."""
-
-
-@dataclass(frozen=True, eq=False)
-class PairMatches:
-    """Places that two overlapping tiles share.
-
-    Attributes
-    ----------
-    a, b : str or int
-        The two tiles.
-    p, q : ndarray of float64, shape (n, 2)
-        (row, column) in a and in b, in px, as the frames were taken.
-    weights : ndarray of float64, shape (n,)
-        0 or more; 0 for a match that is known to be wrong.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, a tile is matched with itself, or a number is not finite.
-    """
-
-    a: Tile
-    b: Tile
-    p: NDArray[np.float64]
-    q: NDArray[np.float64]
-    weights: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        p, q = np.asarray(self.p, dtype=float), np.asarray(self.q, dtype=float)
-        weights = np.asarray(self.weights, dtype=float)
-        if not (p.ndim == 2 and p.shape == q.shape == (len(weights), 2) and weights.ndim == 1):
-            raise ValueError(
-                f"matches of tiles {self.a} and {self.b}: p, q and weights have shapes {p.shape}, "
-                f"{q.shape} and {weights.shape}; they must be (n, 2), (n, 2) and (n,)"
-            )
-        if not all(np.isfinite(values).all() for values in (p, q, weights)):
-            raise ValueError(
-                f"matches of tiles {self.a} and {self.b} hold a number that is not finite"
-            )
-        if (weights < 0).any():
-            raise ValueError(f"matches of tiles {self.a} and {self.b} have a weight below 0")
-        if self.a == self.b:
-            raise ValueError(f"tile {self.a} is matched with itself")
-        for name, value in (("p", p), ("q", q), ("weights", weights)):
-            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)

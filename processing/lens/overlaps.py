@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.lens.fit import LensFit, LensFitError, LensLimits, PairMatches, Tile, fit_lens
+from processing.geometry.pair_matches import PairMatches, Tile
+from processing.lens.fit import LensFit, LensFitError, LensLimits, fit_lens
 from processing.lens.map import LensMap
 from processing.lens.model import CUBIC, LensModel
 from processing.matching import MAX_OFFSET, MatchTile, match, prepare

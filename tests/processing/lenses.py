@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.lens import LensModel, PairMatches
+from processing.geometry import PairMatches
+from processing.lens import LensModel
 from processing.lens.model import grid_places, terms
 from tests.processing.scenes import expose, texture
 

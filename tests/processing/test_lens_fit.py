@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing.lens import LensFitError, LensLimits, PairMatches, fit_lens
+from processing.geometry import PairMatches
+from processing.lens import LensFitError, LensLimits, fit_lens
 from tests.processing.lenses import STAGE_ERROR, error, matches, positions, some_lens
 
 REAL = (3840, 3840)

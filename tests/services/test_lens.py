@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from callbacks.lens_files import load_lens
+from formats.match_collections import MatchFileError, read_matches
 from processing.lens import LensLimits, LensModel
 from services.errors import PlainError
 from services.lens import run_fit
-from services.match_collections import MatchFileError, read_matches
 from tests.processing.lenses import error, matches, positions, some_lens
 
 SHAPE = (3840, 3840)
@@ -149,7 +149,7 @@ def test_files_of_another_form_say_what_was_found(write, content, message):
 
 
 def test_a_missing_file_and_matches_that_say_too_little_are_plain_errors(write, tmp_path, pairs):
-    with pytest.raises(PlainError, match="cannot be read: No such file"):
+    with pytest.raises(MatchFileError, match="cannot be read: No such file"):
         run_fit(tmp_path / "none.json", 3)
     few = collections(pairs)[:1]
     for name in "pq":

@@ -17,16 +17,16 @@ from callbacks.folders import DataFolders
 from callbacks.tile_jobs import ProcessorSettings
 from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
+from formats.conventions import Offsets
+from formats.exporters import tile_specs, write_ome_tiff
+from formats.montage import MontageFileError
+from formats.tilem import read_tilem
 from services.cli import app
 from services.errors import PlainError
-from services.montage_files.conventions import Offsets
-from services.montage_files.exporters import tile_specs, write_ome_tiff
-from services.montage_files.montage import MontageFileError
-from services.montage_files.tilem import read_tilem
 from services.solve import Outputs, export, parse_offsets, place, run_solve, solve_montage
 from tests.callbacks.montage import SimulatedMontage, feed
 from tests.callbacks.tiled import KEY, TiledProcess
-from tests.services.temca import Temca
+from tests.formats.temca import Temca
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from formats.conventions import Entries, Offsets, Sense, decide, neighbours
+from formats.montage import Edges, Montage, MontageFileError
 from processing.geometry.frame import NM_PER_UM
-from services.montage_files.conventions import Entries, Offsets, Sense, decide, neighbours
-from services.montage_files.montage import Edges, Montage, MontageFileError
 
 SHOWN = 3  # problems that an error tells of
 DEFAULT_SIDE = 3840  # px; of the 20 Mpx TEMCA cameras, which `em_stitch` takes by default, too

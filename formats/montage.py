@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.errors import PlainError
+from formats.errors import FormatError
 
 
-class MontageFileError(PlainError):
+class MontageFileError(FormatError):
     """A montage could not be read or written; the message says where and what was found."""
 
 

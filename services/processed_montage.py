@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.montage_files.montage import MontageFileError, PlacedMontage, PlacedTile
+from formats.montage import MontageFileError, PlacedMontage, PlacedTile
 
 PLAN_NAME = "process_montage"
 

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from processing.lens import PairMatches
-from services.errors import PlainError
+from formats.errors import FormatError
+from processing.geometry import PairMatches
 
 # Keys under which some tools put the list.
 WRAPPERS = ("collection", "collections", "matches", "pairs")
 SHOWN = 3  # problems that an error tells of
 
 
-class MatchFileError(PlainError):
+class MatchFileError(FormatError):
     """A file holds no point matches that could be read; the message says what was found."""
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from callbacks.folders import whole_file
+from formats.montage import MontageFileError, PlacedMontage, PlacedTile
+from formats.whole_file import whole_file
 from processing.geometry.frame import NM_PER_UM
-from services.montage_files.montage import MontageFileError, PlacedMontage, PlacedTile
 
 AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
 INTENSITIES = 0, 65535  # as uint16 frames have them

@@ -1,6 +1,6 @@
 """Makes montage metadata as TilEM and TEMCA write it, whose true places are known.
 
-``python -m tests.services.temca _metadata_1.json`` writes a file of a real montage's size.
+``python -m tests.formats.temca _metadata_1.json`` writes a file of a real montage's size.
 """
 
 from __future__ import annotations
