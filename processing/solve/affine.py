@@ -141,7 +141,7 @@ def _translate(
     first = np.searchsorted(owner, [known, known + 1])
     offsets = np.array([np.median(steps[a:b], axis=0) for a, b in first.T]).reshape(-1, 2)
     # Turned tiles have points that differ by more than they are unsure.
-    spread = [np.hypot(steps[a:b].std(), np.median(points[a:b, 4])) for a, b in first.T]
+    spread = [np.hypot(steps[a:b].std(axis=0).max(), np.median(points[a:b, 4])) for a, b in first.T]
     found = solve(start, ends[known], offsets, np.array(spread))
     return found, np.delete(known, found.outliers)
 

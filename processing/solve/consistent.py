@@ -6,79 +6,27 @@ those together; and so on. What no loop tells, the stage must.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from processing.solve.apart import PlaceApart
 from processing.solve.bridges import overruled
-from processing.solve.least_squares import LeastSquares, components, lengths, misfits
+from processing.solve.closing import MIN_NOISE, USUAL_LIMIT, closing_limit, noise_scale
+from processing.solve.judge import Judge, differ
+from processing.solve.least_squares import components, misfits
 from processing.solve.loops import Loops, between_many, contract, drop_inner, find_loops, grow, join
+from processing.solve.matches import Fit, Matches
 
 LEAST_SCALE = 0.15  # the least standard deviation that right matches are taken to have, in px
-LEAST_NOISE = 0.02  # the least while there are others that are surer, in px
-MOST_SCALE = 10.0  # the greatest, for distorted tiles, in px
-LEAST_SPREAD = 100.0  # how far the gaps of wrong loops reach at least, in px
-MOST_ASKED = 2000  # loops that are asked for the scale of the noise
-ITERATIONS = 12  # of the fit to them
-OUTLIER_SCALES = 4.0  # what is beyond so many standard deviations is wrong
-SHORT = 4  # matches of the loops of a grid of tiles
 LONGEST = 4, 6, 10  # matches of the loops of sets of tiles that are looked for, in turn
 VERY_LONG = 12, 16  # and in the end, once, if that is asked for
 MOST_BY_CHANCE = 0.01  # loops that may close by chance, relative to those found
-FEW = 30  # matches that are quicker taken into account one by one than all anew
-ROUNDS = 5  # how often matches may be left out or taken back
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """Matches to be judged.
-
-    Attributes
-    ----------
-    ends : ndarray of int, shape (m, 2)
-        Indices (a, b) of the tiles of each.
-    offsets : ndarray of float64, shape (m, 2)
-        Measured position of b minus that of a, in px.
-    sd : ndarray of float64, shape (m,)
-        Standard deviation of each offset along each axis, in px; positive.
-    """
-
-    ends: NDArray[np.intp]
-    offsets: NDArray[np.float64]
-    sd: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def fit(self, which: NDArray[np.bool_], start: NDArray[np.float64]) -> Fit:
-        """Solve for the positions by some of them."""
-        equations = LeastSquares(len(start), self.ends[which], 1 / self.sd[which] ** 2)
-        return Fit(equations, equations.solve(start, self.offsets[which]))
-
-    def fit_more(self, fit: Fit, which: NDArray[np.bool_]) -> Fit:
-        """Take a few more into account that lie within the sets of a solution."""
-        positions = fit.equations.solve_with(
-            fit.positions, self.ends[which], 1 / self.sd[which] ** 2, self.offsets[which]
-        )
-        return Fit(fit.equations, positions)
-
-    def sizes(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the residual of each, in px."""
-        return lengths(misfits(self.ends, positions, self.offsets))
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """Positions (n, 2) in px, and the equations that they solve."""
-
-    equations: LeastSquares
-    positions: NDArray[np.float64]
+MAX_CORRECTED = 5  # how often ties by the stage are
 
 
 def pick_consistent(
     matches: Matches,
+    loops: Loops,
     start: NDArray[np.float64],
     place_apart: PlaceApart,
     *,
@@ -89,6 +37,9 @@ def pick_consistent(
     Parameters
     ----------
     matches : Matches
+        Without drift: see `straighten`.
+    loops : Loops
+        The short ones of them, whether they close or not.
     start : ndarray of float64, shape (n, 2)
         Nominal positions, in px.
     place_apart : callable
@@ -102,17 +53,16 @@ def pick_consistent(
     fit : Fit
         By those kept.
     """
-    everything = np.full(len(matches), np.inf)
-    loops = find_loops(len(start), matches.ends, matches.offsets, everything, SHORT)
-    noise = _scale(loops, matches.sd) * matches.sd
-    usual = OUTLIER_SCALES * np.maximum(noise, LEAST_NOISE)
-    limits = OUTLIER_SCALES * np.maximum(noise, LEAST_SCALE)
+    noise = np.maximum(noise_scale(loops, matches.sd) * matches.sd, MIN_NOISE)
+    scales = closing_limit(loops, noise)
+    usual, limits = scales * noise, scales * np.maximum(noise, LEAST_SCALE)
     closed = loops.gaps <= loops.root_sum(limits)
+    judge = Judge(matches, start, limits, loops.select(closed), loops.select(~closed))
     if closed.all():  # nothing speaks against matches on no loop either
         picked = np.ones(len(matches), dtype=bool)
     else:
         picked = loops.select(loops.gaps <= loops.root_sum(usual)).votes(len(matches)) > 0
-    picked, fit = _without_outliers(matches, picked, start, limits)
+    picked, fit = judge.without_outliers(picked)
     if picked.all():
         return picked, fit
     # Gaps spread evenly over a disc have half their number within 0.7 of its radius.
@@ -122,11 +72,10 @@ def pick_consistent(
     _tie_sets(sets, limits, spread)
     if thorough and any(sets.tie_by_loops(longest, usual, spread) for longest in VERY_LONG):
         _tie_sets(sets, limits, spread)
-    placed, labels = sets.placed()
-    ties = _StageTies(matches, sets.picked, *place_apart(placed, labels), limits)
+    ties = _StageTies(matches, sets.picked, *place_apart(*sets.placed()), limits)
     ties.tie()
     ties.correct()
-    return _without_outliers(matches, ties.picked, start, limits, take_back=True)
+    return judge.close_slits(*judge.without_outliers(ties.picked, take_back=True))
 
 
 def _tie_sets(sets: _Sets, limits: NDArray[np.float64], spread: float) -> None:
@@ -135,67 +84,6 @@ def _tie_sets(sets: _Sets, limits: NDArray[np.float64], spread: float) -> None:
     k = 0
     while k < len(LONGEST):
         k = 0 if sets.tie_by_loops(LONGEST[k], limits, spread) else k + 1
-
-
-def _scale(loops: Loops, sd: NDArray[np.float64]) -> float:
-    """Find how far matches are off in truth, relative to their sd, from the loops.
-
-    Gaps of right loops follow Rayleigh's distribution, those of wrong ones spread evenly over a
-    disc: a mixture, fitted by expectation and maximisation.
-    """
-    if not len(loops):
-        return 1.0
-    gaps = (loops.gaps / loops.root_sum(sd))[:: -(-len(loops) // MOST_ASKED)]
-    usual = float(np.median(sd))
-    disc = max(float(gaps.max()), LEAST_SPREAD / (np.sqrt(SHORT) * usual))
-    variance, share = float(np.quantile(gaps, 0.05)) ** 2, 0.5
-    for _ in range(ITERATIONS):
-        variance = max(variance, (LEAST_NOISE / usual) ** 2)
-        right = share / variance * np.exp(-(gaps**2) / (2 * variance))
-        chance = right / (right + (1 - share) * 2 / disc**2 + 1e-300)
-        share = float(chance.mean())
-        variance = float((chance * gaps**2).sum() / (2 * chance.sum() + 1e-12))
-    if share * len(gaps) < 0.5:  # no loop is right
-        return 1.0
-    return min(float(np.sqrt(variance)), MOST_SCALE / usual)
-
-
-def _without_outliers(
-    matches: Matches,
-    picked: NDArray[np.bool_],
-    start: NDArray[np.float64],
-    limits: NDArray[np.float64],
-    *,
-    take_back: bool = False,
-) -> tuple[NDArray[np.bool_], Fit]:
-    """Leave out picked matches that do not fit the others; take back what does, if asked."""
-    for _ in range(ROUNDS):
-        fit = matches.fit(picked, start)
-        excess = matches.sizes(fit.positions) / limits
-        changed = _worst_around(matches.ends, np.where(picked, excess, 0.0), len(start))
-        if take_back:
-            one_set = ~_differ(fit.equations.component[matches.ends])
-            changed |= ~picked & one_set & (excess <= 1)
-        if not changed.any():
-            return picked, fit
-        picked = picked ^ changed
-        if picked[changed].all() and changed.sum() <= FEW:
-            return picked, matches.fit_more(fit, changed)
-    return picked, matches.fit(picked, start)
-
-
-def _worst_around(
-    ends: NDArray[np.intp], excess: NDArray[np.float64], n_tiles: int
-) -> NDArray[np.bool_]:
-    """Mark the matches beyond their limit that are the worst of both their tiles.
-
-    A wrong match bends what is around it: the right ones there fit again once it has gone.
-    """
-    if not (excess > 1).any():
-        return np.zeros(len(excess), dtype=bool)
-    worst = np.zeros(n_tiles)
-    np.maximum.at(worst, ends.ravel(), np.repeat(excess, 2))
-    return np.asarray((excess > 1) & (excess >= worst[ends].max(axis=1)))
 
 
 class _Sets:
@@ -241,8 +129,9 @@ class _Sets:
         """
         within = limits[self._index]
         some = np.flatnonzero(between_many(self._ends, self._count))
+        nowhere = np.zeros((self._count, 2))  # sets have no one place
         loops = find_loops(
-            self._count, self._ends[some], self._gaps[some], within[some], longest
+            nowhere, self._ends[some], self._gaps[some], within[some], longest
         ).of_matches(some)
         sure = loops.surer_than_chance(spread, MOST_BY_CHANCE).surest_first(within)
         if not len(sure):
@@ -299,7 +188,7 @@ class _StageTies:
         self.picked = picked.copy()
         self._matches, self._positions, self._limits = matches, positions, limits
         self._doubts = matches.sizes(positions)
-        self._farthest = limits + OUTLIER_SCALES * stage_sd
+        self._farthest = limits + USUAL_LIMIT * stage_sd
 
     def tie(self) -> None:
         """Pick from the matches that no loop bears out those nearest to what the stage tells.
@@ -311,7 +200,7 @@ class _StageTies:
 
     def correct(self) -> None:
         """Take back those that two matches overrule: sets tied to each other have more of them."""
-        for _ in range(ROUNDS):
+        for _ in range(MAX_CORRECTED):
             gaps = misfits(self._matches.ends, self._positions, self._matches.offsets)
             wrong, right = overruled(
                 self._matches.ends, gaps, self._limits, self.picked, self._doubts
@@ -324,7 +213,7 @@ class _StageTies:
     def _join(self, which: NDArray[np.intp]) -> None:
         """Tie sets by matches, one after the other."""
         labels = components(len(self._positions), self._matches.ends[self.picked])
-        apart = which[_differ(labels[self._matches.ends[which]])]
+        apart = which[differ(labels[self._matches.ends[which]])]
         ends = self._matches.ends[apart]
         taken, _, shift = join(
             np.arange(len(apart))[:, None],
@@ -335,8 +224,3 @@ class _StageTies:
         )
         self.picked[apart[taken]] = True
         self._positions = self._positions + shift[labels]
-
-
-def _differ(ends: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Tell which pairs of numbers are of two different ones."""
-    return np.asarray(ends[:, 0] != ends[:, 1])

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from processing.solve.bridges import on_loops
-from processing.solve.consistent import Matches, pick_consistent
+from processing.solve.consistent import pick_consistent
+from processing.solve.drift import straighten
 from processing.solve.least_squares import LeastSquares, components, lengths, misfits
+from processing.solve.matches import Matches
 from processing.solve.translation import LEAST_SD, Solution, solve
 
 REACH = 6  # how many matches away from a change tiles are solved again
@@ -293,11 +295,15 @@ class IncrementalSolver:
         nodes = node_of[ends]
         beyond = nodes < 0
         nodes[beyond] = len(takes) + np.searchsorted(outer, self._set[ends[beyond]])
-        matches = Matches(
-            nodes, misfits(ends, self._positions, self._offsets[numbers]), self._sd[numbers]
-        )
+        gaps = misfits(ends, self._positions, self._offsets[numbers])
+        straight = self._without_drift(takes, numbers, gaps)
         still = np.zeros((len(takes) + len(outer), 2))
-        kept, fit = pick_consistent(matches, still, _as_they_are, thorough=False)
+        matches = Matches(nodes, straight, self._sd[numbers])
+        kept, fit = pick_consistent(
+            matches, matches.short_loops(still), still, _as_they_are, thorough=False
+        )
+        if straight is not gaps:
+            fit = Matches(nodes, gaps, self._sd[numbers]).fit(kept, still)
         self._kept[numbers] = kept
         shifts = self._relative_to_sets(fit.positions, fit.equations.component, outer, takes)
         self._positions[takes] += shifts[: len(takes)]
@@ -306,6 +312,38 @@ class IncrementalSolver:
                 members = np.flatnonzero(self._set == number)
                 self._positions[members[node_of[members] < 0]] += shift
         self._join_sets(nodes[kept], outer, takes)
+
+    def _without_drift(
+        self, takes: NDArray[np.intp], numbers: NDArray[np.intp], gaps: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return how far matches are from where their tiles would lie if nothing drifted.
+
+        Positions bear what drift leaves open, spread over the montage: next to each other, tiles
+        may be off by more than matches ever are. So the tiles around are put as their own matches
+        have them, without the drift, and matches are judged there.
+
+        Parameters
+        ----------
+        takes : ndarray of int
+            The tiles that are solved again.
+        numbers : ndarray of int, shape (m,)
+            Their matches.
+        gaps : ndarray of float64, shape (m, 2)
+            How far these are from where the tiles lie, in px; returned if nothing drifts.
+        """
+        near = np.union1d(takes, self._ends[numbers])
+        place = np.full(len(self._name), -1)
+        place[near] = np.arange(len(near))
+        beyond = np.setdiff1d(near, takes)
+        around = {n for take in beyond.tolist() for n in self._around[take]}
+        more = [n for n in around.difference(numbers.tolist()) if (place[self._ends[n]] >= 0).all()]
+        numbers = np.append(numbers, np.array(more, dtype=np.intp))
+        matches = Matches(place[self._ends[numbers]], self._offsets[numbers], self._sd[numbers])
+        straight, _ = straighten(matches, self._nominal[near])
+        if straight is matches:
+            return gaps
+        places = straight.fit(self._kept[numbers], self._positions[near]).positions
+        return misfits(straight.ends, places, straight.offsets)[: len(gaps)]
 
     def _predict_loose(self, takes: NDArray[np.intp]) -> None:
         """Put tiles that no loop ties where the others say: what was believed of them is gone."""

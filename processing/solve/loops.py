@@ -26,18 +26,24 @@ class Loops:
     ----------
     members : ndarray of int64, shape (k, longest)
         Indices of each loop's matches, filled up with −1.
-    gaps : ndarray of float64, shape (k,)
-        How far the offsets round each are from adding up to nothing, in px.
+    sums : ndarray of float64, shape (k, 2)
+        What the offsets round each add up to, (rows, columns) in px; gone round such that the area
+        inside is not negative, so that what is of one kind everywhere has one sign.
     seen : int
         At most how many loops of the greatest length asked for, or one less, were looked at.
     """
 
     members: NDArray[np.int64]
-    gaps: NDArray[np.float64]
+    sums: NDArray[np.float64]
     seen: int
 
+    @property
+    def gaps(self) -> NDArray[np.float64]:
+        """How far the offsets round each are from adding up to nothing, in px."""
+        return np.asarray(np.hypot(self.sums[:, 0], self.sums[:, 1]))
+
     def __len__(self) -> int:
-        return len(self.gaps)
+        return len(self.sums)
 
     def surer_than_chance(self, spread: float, share: float) -> Loops:
         """Give those that close so well that hardly any does by chance.
@@ -50,14 +56,15 @@ class Loops:
             Of those given, how many may (Y. Benjamini and Y. Hochberg, J. Royal Statistical Soc. B
             57, 1995).
         """
-        by_chance = self.seen * (np.sort(self.gaps) / spread) ** 2
+        gaps = np.sort(self.gaps)
+        by_chance = self.seen * (gaps / spread) ** 2
         sure = np.flatnonzero(by_chance <= share * np.arange(1, len(self) + 1))
-        limit = np.sort(self.gaps)[sure[-1]] if len(sure) else -1.0
+        limit = gaps[sure[-1]] if len(sure) else -1.0
         return self.select(self.gaps <= limit)
 
-    def select(self, which: NDArray[np.bool_]) -> Loops:
-        """Give some of them."""
-        return Loops(self.members[which], self.gaps[which], self.seen)
+    def select(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Loops:
+        """Return some of them."""
+        return Loops(self.members[which], self.sums[which], self.seen)
 
     def votes(self, n_matches: int) -> NDArray[np.intp]:
         """Count the loops that each match is on."""
@@ -67,7 +74,7 @@ class Loops:
     def of_matches(self, numbers: NDArray[np.intp]) -> Loops:
         """Give the same loops by other numbers of their matches, one for each there was."""
         members = np.append(numbers, -1)[self.members]  # the last one for −1
-        return Loops(members, self.gaps, self.seen)
+        return Loops(members, self.sums, self.seen)
 
     def root_sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the root of the sum of squares of values, one a match, over each loop."""
@@ -78,11 +85,11 @@ class Loops:
         """Sort: those whose matches are all on many loops, then those that close best."""
         votes = np.append(self.votes(len(limits)), len(self) + 1)[self.members].min(axis=1)
         order = np.lexsort((self.gaps / self.root_sum(limits), -votes))
-        return Loops(self.members[order], self.gaps[order], self.seen)
+        return self.select(order)
 
 
 def find_loops(
-    n_nodes: int,
+    places: NDArray[np.float64],
     ends: NDArray[np.intp],
     offsets: NDArray[np.float64],
     reach: NDArray[np.float64],
@@ -92,8 +99,9 @@ def find_loops(
 
     Parameters
     ----------
-    n_nodes : int
-        Of the graph: tiles, or sets of them.
+    places : ndarray of float64, shape (n_nodes, 2)
+        Where the nodes of the graph (tiles, or sets of them) lie, in px: they tell which way
+        round a loop goes.
     ends : ndarray of int, shape (m, 2)
         Nodes (a, b) of each match.
     offsets : ndarray of float64, shape (m, 2)
@@ -106,12 +114,14 @@ def find_loops(
     -------
     Loops
     """
+    n_nodes = len(places)
     table = Incidence.of(n_nodes, ends)
     degree = np.diff(table.first)
     by_rank = _sorted_by(np.arange(n_nodes), degree, int(degree.max(initial=0)) + 1)
     columns = table.first, table.match, table.other, table.sign
-    members, gaps, seen = _search(columns, by_rank, offsets, reach, longest)
-    return Loops(members, np.hypot(gaps[:, 0], gaps[:, 1]), seen)
+    members, sums, seen = _search(columns, by_rank, places, (offsets, reach), longest)
+    way_round = np.where(sums[:, 2] < 0, -1.0, 1.0)
+    return Loops(members, sums[:, :2] * way_round[:, None], seen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,25 +169,26 @@ def incidence(ends, n_nodes):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _search(table, by_rank, offsets, reach, longest):  # type: ignore[no-untyped-def]
+def _search(table, by_rank, places, matches, longest):  # type: ignore[no-untyped-def]
     """List loops: pairs of ways from one node to another that have nothing else in common.
 
     The one node is that of highest rank of the loop, so that few ways lead over nodes of many
     matches; the two ways are as long, or the first is longer by one.
     """
     first, match, other, sign = table
-    members, gaps = np.full((1024, longest), -1), np.empty((1024, 2))
+    offsets, reach = matches
+    members, gaps = np.full((1024, longest), -1), np.empty((1024, 3))
     count, seen, steps = 0, 0, 0
     most_steps = MOST_STEPS + MOST_STEPS_EACH * len(offsets)
     # Each way: the way that it prolongs, by which match, to which node, how long it is then, the
     # way before it that ends there too, and its first match.
     ways = np.empty((MOST_WAYS, 6), np.int64)
-    sums = np.empty((MOST_WAYS, 3))  # of rows, columns and squared reach
+    sums = np.empty((MOST_WAYS, 4))  # of rows, columns, squared reach, and twice the area
     last, rank = np.full(len(by_rank), -1), np.empty_like(by_rank)
     rank[by_rank] = np.arange(len(by_rank))
     for root in by_rank[::-1]:
         ways[0, 0], ways[0, 1], ways[0, 2], ways[0, 3] = -1, -1, root, 0
-        sums[0, 0], sums[0, 1], sums[0, 2] = 0.0, 0.0, 0.0
+        sums[0] = 0.0
         begun, done = 1, 0
         while done < begun and 2 * ways[done, 3] < longest and steps < most_steps:
             here = ways[done, 2]
@@ -192,6 +203,9 @@ def _search(table, by_rank, offsets, reach, longest):  # type: ignore[no-untyped
                 sums[begun, 0] = sums[done, 0] + sign[p] * offsets[match[p], 0]
                 sums[begun, 1] = sums[done, 1] + sign[p] * offsets[match[p], 1]
                 sums[begun, 2] = sums[done, 2] + reach[match[p]] ** 2
+                sums[begun, 3] = sums[done, 3] + (
+                    places[here, 0] * places[there, 1] - places[here, 1] * places[there, 0]
+                )
                 partner = last[there]
                 while partner >= 0 and ways[partner, 3] >= ways[done, 3]:
                     steps += 1
@@ -205,6 +219,7 @@ def _search(table, by_rank, offsets, reach, longest):  # type: ignore[no-untyped
                                 members = np.concatenate((members, np.full_like(members, -1)))
                                 gaps = np.concatenate((gaps, gaps))
                             gaps[count, 0], gaps[count, 1] = row, column
+                            gaps[count, 2] = sums[begun, 3] - sums[partner, 3]
                             _write(members[count], ways, begun, partner)
                             count += 1
                     partner = ways[partner, 4]

@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from processing.matching import Match
 from processing.solve.apart import StagePrediction
 from processing.solve.bridges import on_loops
-from processing.solve.consistent import Fit, Matches, pick_consistent
+from processing.solve.consistent import pick_consistent
+from processing.solve.drift import straighten
 from processing.solve.least_squares import components, incident_sum, misfits
+from processing.solve.matches import Fit, Matches
 
 # A match is never trusted to be better than this, in px: tiles are distorted, so neighbours that
 # were measured to 0.01 px still disagree by more round a loop of four.
@@ -134,7 +136,10 @@ def solve(
         stage = StagePrediction(start, positions, component)
         return stage.placed(), stage.sd
 
-    kept, fit = pick_consistent(matches, start, place_apart)
+    straight, loops = straighten(matches, start)
+    kept, fit = pick_consistent(straight, loops, start, place_apart)
+    if straight is not matches:
+        fit = matches.fit(kept, start)
     component = fit.equations.component
     positions, stage_sd = place_apart(fit.positions, component)
 

@@ -42,7 +42,7 @@ def test_all_loops_are_found_once(graph, longest):
     ends = np.array(edges)
     places = np.random.default_rng(0).normal(size=(n_nodes, 2))
     exact = places[ends[:, 1]] - places[ends[:, 0]]
-    found = find_loops(n_nodes, ends, exact, np.full(len(ends), 1e-6), longest)
+    found = find_loops(places, ends, exact, np.full(len(ends), 1e-6), longest)
     got = sorted(tuple(sorted(m[m >= 0].tolist())) for m in found.members)
     want = [
         chosen
@@ -58,19 +58,26 @@ def test_all_loops_are_found_once(graph, longest):
 def test_a_loop_closes_by_the_sum_of_its_offsets(graph):
     n_nodes, edges = graph
     ends = np.array(edges)
+    places = np.random.default_rng(0).normal(size=(n_nodes, 2))
     offsets = np.random.default_rng(1).normal(size=(len(ends), 2))
-    found = find_loops(n_nodes, ends, offsets, np.full(len(ends), np.inf), 5)
-    for members, gap in zip(found.members, found.gaps, strict=True):
+    found = find_loops(places, ends, offsets, np.full(len(ends), np.inf), 5)
+    for members, gap, loop_sum in zip(found.members, found.gaps, found.sums, strict=True):
         chosen = members[members >= 0].tolist()
         left = set(chosen[1:])
         here, total = ends[chosen[0], 1], offsets[chosen[0]].copy()
+        corners = [places[ends[chosen[0], 0]], places[here]]
         while left:
             step = next(k for k in left if here in ends[k])
             forward = ends[step, 0] == here
             total += offsets[step] if forward else -offsets[step]
             here = ends[step, 1] if forward else ends[step, 0]
+            corners.append(places[here])
             left.remove(step)
         assert np.hypot(*total) == pytest.approx(gap, abs=1e-9)
+        down, across = np.transpose(corners)
+        area = (down[:-1] * across[1:] - across[:-1] * down[1:]).sum()
+        if abs(area) > 1e-9:  # a loop to and fro has no way round
+            assert loop_sum == pytest.approx(total if area > 0 else -total, abs=1e-9)
 
 
 @settings(max_examples=60)
@@ -173,9 +180,10 @@ def test_joining_leaves_out_what_contradicts_earlier_loops():
 def test_loops_that_close_no_better_than_by_chance_are_not_sure():
     rng = np.random.default_rng(0)
     right, wrong = rng.rayleigh(0.1, 30), 300 * np.sqrt(rng.random(5000))
-    loops = Loops(np.zeros((5030, 4), int), np.concatenate([right, wrong]), 5030)
+    sums = np.column_stack([np.concatenate([right, wrong]), np.zeros(5030)])
+    loops = Loops(np.zeros((5030, 4), int), sums, 5030)
     sure = loops.surer_than_chance(300.0, 0.01)
     assert len(sure) >= 30
     assert sure.gaps.max() < 5.0
-    only = Loops(np.zeros((5000, 4), int), wrong, 5000)
+    only = Loops(np.zeros((5000, 4), int), sums[30:], 5000)
     assert len(only.surer_than_chance(300.0, 0.01)) == 0
