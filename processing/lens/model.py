@@ -292,7 +292,8 @@ def basis(places: ArrayLike, shape: tuple[int, int], degree: int) -> NDArray[np.
     """
     v, u = np.moveaxis(normalised(places, shape), -1, 0)
     rows, columns = np.transpose(terms(degree))
-    return np.asarray(legvander(v, degree)[..., rows] * legvander(u, degree)[..., columns])
+    values = legvander(v, degree)[..., rows] * legvander(u, degree)[..., columns]
+    return np.asarray(values.reshape(*v.shape, len(rows)))  # legvander makes one place a list
 
 
 def normalised(places: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ Wrong matches are left out and missing ones are bridged, so no single pair spoil
 
 from processing.solve.affine import AffineSolution, solve_affine
 from processing.solve.incremental import IncrementalSolver, Snapshot, warm_up
+from processing.solve.maps import TileMaps
 from processing.solve.translation import (
     MATCHED,
     STAGE,
@@ -21,6 +22,7 @@ __all__ = [
     "IncrementalSolver",
     "Snapshot",
     "Solution",
+    "TileMaps",
     "solve",
     "solve_affine",
     "solve_matches",

@@ -81,6 +81,7 @@ def test_terms_and_basis_agree():
     assert terms(2) == ((2, 0), (1, 1), (0, 2))
     assert len(terms(3)) == 7
     assert basis(np.zeros((4, 5, 2)), (64, 64), 3).shape == (4, 5, 7)
+    assert basis(np.zeros(2), (64, 64), 3).shape == (7,)
 
 
 ZEROS = ((0.0,) * 7, (0.0,) * 7)
