@@ -194,7 +194,7 @@ app.add_typer(lens_app, name="lens")
 @lens_app.command("fit")
 def lens_fit(
     file: Annotated[Path, typer.Argument(help="Point matches, JSON as `render` exports it.")],
-    degree: Annotated[int, typer.Option(min=2, max=7, help="Of the polynomial.")] = 3,
+    degree: Annotated[int, typer.Option(min=2, max=9, help="Of the polynomial.")] = 3,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(

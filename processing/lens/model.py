@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.polynomial.legendre import leg2poly, legvander
 from numpy.typing import ArrayLike, NDArray
 
 from processing.geometry import FrameGeometry
 
 CUBIC = 3
-MIN_DEGREE, MAX_DEGREE = 2, 7
+MIN_DEGREE, MAX_DEGREE = 2, 9
 MIN_SIDE = 16  # px
 MAX_SHIFT = 0.25  # of the shorter side: no lens of a microscope that works does more
 GRID = 33  # places along each side at which a model is looked at as a whole
@@ -46,7 +47,7 @@ class LensModel:
     coefficients : sequence of 2 sequences of float
         For rows and columns, in px; as many as `terms` gives.
     degree : int
-        Highest total degree, 2 to 7; 3 is a cubic.
+        Highest total degree, 2 to 9; 3 is a cubic.
 
     Raises
     ------
@@ -160,7 +161,9 @@ class LensModel:
         ndarray of float64, shape (..., 2)
             In px.
         """
-        return basis(places, self.shape, self.degree) @ np.asarray(self.coefficients).T
+        at = normalised(places, self.shape)
+        powers = np.ascontiguousarray(np.moveaxis(self.powers, 0, -1))
+        return np.asarray(_evaluate(at.reshape(-1, 2), powers).reshape(at.shape))
 
     def to_corrected(self, places: ArrayLike) -> NDArray[np.float64]:
         """Find where distorted pixels belong.
@@ -251,13 +254,30 @@ class LensModel:
             )
 
 
+@njit(nogil=True, cache=True)
+def _evaluate(at, powers):  # type: ignore[no-untyped-def]
+    """Evaluate two polynomials of (v, u), powers (i, j, which), by Horner's rule."""
+    found = np.zeros_like(at)
+    size = len(powers)
+    for k in range(len(at)):
+        v, u = at[k, 0], at[k, 1]
+        for i in range(size - 1, -1, -1):
+            row = column = 0.0
+            for j in range(size - 1 - i, -1, -1):
+                row = row * u + powers[i, j, 0]
+                column = column * u + powers[i, j, 1]
+            found[k, 0] = found[k, 0] * v + row
+            found[k, 1] = found[k, 1] * v + column
+    return found
+
+
 def terms(degree: int) -> tuple[tuple[int, int], ...]:
     """Give the degrees (along rows, along columns) of each term of a model.
 
     Raises
     ------
     TypeError, ValueError
-        If the degree is not a whole number from 2 to 7.
+        If the degree is not a whole number from 2 to 9.
 
     Examples
     --------

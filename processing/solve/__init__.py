@@ -3,9 +3,10 @@
 Wrong matches are left out and missing ones are bridged, so no single pair spoils a mosaic.
 """
 
-from processing.solve.affine import AffineSolution, solve_affine
+from processing.solve.flexible import MapSolution, solve_maps
 from processing.solve.incremental import IncrementalSolver, Snapshot, warm_up
 from processing.solve.maps import TileMaps
+from processing.solve.model_choice import Freedom, Model, Trial
 from processing.solve.translation import (
     MATCHED,
     STAGE,
@@ -18,13 +19,16 @@ from processing.solve.translation import (
 __all__ = [
     "MATCHED",
     "STAGE",
-    "AffineSolution",
+    "Freedom",
     "IncrementalSolver",
+    "MapSolution",
+    "Model",
     "Snapshot",
     "Solution",
     "TileMaps",
+    "Trial",
     "solve",
-    "solve_affine",
+    "solve_maps",
     "solve_matches",
     "warm_up",
     "well_connected",

@@ -6,6 +6,8 @@ those together; and so on. What no loop tells, the stage must.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,25 @@ MOST_BY_CHANCE = 0.01  # loops that may close by chance, relative to those found
 MAX_CORRECTED = 5  # how often ties by the stage are
 
 
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """The matches that bear each other out.
+
+    Attributes
+    ----------
+    kept : ndarray of bool, shape (m,)
+        Whether each does.
+    fit : Fit
+        By those kept.
+    closing : ndarray of bool, shape (m,)
+        Whether each is on a short loop that closes.
+    """
+
+    kept: NDArray[np.bool_]
+    fit: Fit
+    closing: NDArray[np.bool_]
+
+
 def pick_consistent(
     matches: Matches,
     loops: Loops,
@@ -31,7 +52,7 @@ def pick_consistent(
     place_apart: PlaceApart,
     *,
     thorough: bool = True,
-) -> tuple[NDArray[np.bool_], Fit]:
+) -> Picked:
     """Pick the matches that bear each other out, and solve by them.
 
     Parameters
@@ -49,9 +70,7 @@ def pick_consistent(
 
     Returns
     -------
-    kept : ndarray of bool, shape (m,)
-    fit : Fit
-        By those kept.
+    Picked
     """
     noise = np.maximum(noise_scale(loops, matches.sd) * matches.sd, MIN_NOISE)
     scales = closing_limit(loops, noise)
@@ -62,9 +81,10 @@ def pick_consistent(
         picked = np.ones(len(matches), dtype=bool)
     else:
         picked = loops.select(loops.gaps <= loops.root_sum(usual)).votes(len(matches)) > 0
+    closing = judge.closed.votes(len(matches)) > 0
     picked, fit = judge.without_outliers(picked)
     if picked.all():
-        return picked, fit
+        return Picked(picked, fit, closing)
     # Gaps spread evenly over a disc have half their number within 0.7 of its radius.
     spread = float(np.median(loops.gaps[~closed])) / 0.7 if not closed.all() else np.inf
     sets = _Sets(matches, picked, fit, limits)
@@ -75,7 +95,8 @@ def pick_consistent(
     ties = _StageTies(matches, sets.picked, *place_apart(*sets.placed()), limits)
     ties.tie()
     ties.correct()
-    return judge.close_slits(*judge.without_outliers(ties.picked, take_back=True))
+    picked, fit = judge.close_slits(*judge.without_outliers(ties.picked, take_back=True))
+    return Picked(picked, fit, closing)
 
 
 def _tie_sets(sets: _Sets, limits: NDArray[np.float64], spread: float) -> None:

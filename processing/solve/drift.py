@@ -185,7 +185,8 @@ def _smooth(
         down, across = (_bell(side, width) for side, width in zip(count.shape, scale, strict=True))
         total, weight = down @ sums @ across, down @ count @ across
         others = weight[cells] - 1.0
-        told = (total[(slice(None), *cells)] - values) / np.maximum(others, 0.5)
+        here = total[:, cells[0], cells[1]]
+        told = (here - values) / np.maximum(others, 0.5)
         error = ((values - np.where(others > 0.5, told, 0.0)) ** 2).mean(axis=1)
         better = error < least * (1 - WORTH_IT / len(others))
         best[better] = ((total + FAINT * usual) / (weight + FAINT))[better]

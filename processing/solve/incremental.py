@@ -299,9 +299,10 @@ class IncrementalSolver:
         straight = self._without_drift(takes, numbers, gaps)
         still = np.zeros((len(takes) + len(outer), 2))
         matches = Matches(nodes, straight, self._sd[numbers])
-        kept, fit = pick_consistent(
+        picked = pick_consistent(
             matches, matches.short_loops(still), still, _as_they_are, thorough=False
         )
+        kept, fit = picked.kept, picked.fit
         if straight is not gaps:
             fit = Matches(nodes, gaps, self._sd[numbers]).fit(kept, still)
         self._kept[numbers] = kept

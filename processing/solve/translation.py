@@ -50,6 +50,9 @@ class Solution:
         How far each pair lies from its match, in px.
     outliers : tuple of int
         Indices of the matches that were found wrong and left out.
+    closing : ndarray of bool, shape (m,)
+        Whether each match is on a short loop that closes: up to noise, and to what tiles that are
+        not congruent leave open.
     tile_residuals : ndarray of float64, shape (n,)
         Root mean square residual of the matches of each tile that were kept, in px; NaN if none.
     """
@@ -61,6 +64,7 @@ class Solution:
     well_connected: NDArray[np.bool_]
     residuals: NDArray[np.float64]
     outliers: tuple[int, ...]
+    closing: NDArray[np.bool_]
     tile_residuals: NDArray[np.float64]
 
     @property
@@ -137,7 +141,8 @@ def solve(
         return stage.placed(), stage.sd
 
     straight, loops = straighten(matches, start)
-    kept, fit = pick_consistent(straight, loops, start, place_apart)
+    picked = pick_consistent(straight, loops, start, place_apart)
+    kept, fit = picked.kept, picked.fit
     if straight is not matches:
         fit = matches.fit(kept, start)
     component = fit.equations.component
@@ -157,6 +162,7 @@ def solve(
         well_connected=well_connected(len(start), ends),
         residuals=residuals,
         outliers=tuple(np.flatnonzero(~kept).tolist()),
+        closing=picked.closing,
         tile_residuals=tile_residuals,
     )
 

@@ -1,0 +1,175 @@
+"""Choose what freedom tiles have: by how well matches are told that were held out.
+
+More freedom always fits better what it is fitted to; only what it was not fitted to can judge it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processing.lens.model import terms
+from processing.solve.equations import RIGID, Equations, Frames
+from processing.solve.least_squares import components, lengths
+
+Freedom = Literal["auto", "translation", "affine", "lens", "affine+lens"]
+FREEDOMS: tuple[Freedom, ...] = ("auto", "translation", "affine", "lens", "affine+lens")
+
+FLEXIBILITIES = 0.3, 1.0, 3.0  # px at a tile's edge
+DEGREES = 3, 5, 7, 9
+STIFFNESSES = 3.0, 0.3, 0.03  # 1/px², of the lens
+HELD_OUT = 5  # one match of so many
+MIN_HELD_OUT = 8  # matches that it takes to choose by
+WORTH_IT = 0.98  # of the error, that more freedom must bring it down to, and
+SURE = 3.0  # standard errors by which the squares must be less
+MAX_ERROR = 2.0  # times what translations leave of 95 % of them: more counts as so much
+
+
+@dataclass(frozen=True)
+class Model:
+    """What tiles may do.
+
+    Attributes
+    ----------
+    flexibility : float
+        Standard deviation that a tile's own affine bend is expected to have at its edges, in px;
+        0: tiles are moved only.
+    degree : int
+        Of the lens that all share; 0: none.
+    stiffness : float
+        Weight of the lens's bending energy, in 1/px².
+    """
+
+    flexibility: float = 0.0
+    degree: int = 0
+    stiffness: float = 0.0
+
+    def __str__(self) -> str:
+        parts = ["an affine map a tile"] * bool(self.flexibility)
+        parts += [f"a lens of degree {self.degree}"] * bool(self.degree)
+        return " and ".join(parts) or "translations"
+
+    @property
+    def freedom(self) -> Freedom:
+        """What it is called."""
+        if self.degree:
+            return "affine+lens" if self.flexibility else "lens"
+        return "affine" if self.flexibility else "translation"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How well a model tells matches that it was not fitted to.
+
+    Attributes
+    ----------
+    model : Model
+    held_out_px : float
+        Root mean square, over the matches held out, of the median distance of their points, in px;
+        what is far beyond that of most counts as the limit. NaN if there were too few.
+    """
+
+    model: Model
+    held_out_px: float
+
+
+def choose_model(
+    frames: Frames, gaps: NDArray[np.float64], weights: NDArray[np.float64], freedom: Freedom
+) -> tuple[Trial, ...]:
+    """Choose a model by matches that are held out.
+
+    Parameters
+    ----------
+    frames : Frames
+        With a lens of the highest degree that may be chosen.
+    gaps : ndarray of float64, shape (k, 2)
+        How far the first tile shows each point beyond the second, in px.
+    weights : ndarray of float64, shape (k,)
+        1 / variance of each point, in 1/px².
+    freedom : {"auto", "affine", "lens", "affine+lens"}
+        What may be chosen; "auto": anything that is worth it.
+
+    Returns
+    -------
+    tuple of Trial
+        Those that were worth it, each over the one before; the last one is chosen.
+    """
+    judge = _Judge(frames, gaps, weights)
+    chosen = [judge.try_best([Model()])]
+    for group in _groups():
+        allowed = [model for model in group if freedom in ("auto", model.freedom)]
+        if allowed:
+            best = judge.try_best(allowed)
+            forced = freedom not in ("auto", chosen[-1].trial.model.freedom)
+            if forced or best.is_better(chosen[-1]):
+                chosen.append(best)
+    return tuple(one.trial for one in chosen)
+
+
+def _groups() -> Iterator[list[Model]]:
+    """Yield models, from stiff to flexible; of one group the best is taken."""
+    yield [Model(flexibility) for flexibility in FLEXIBILITIES]
+    for degree in DEGREES:
+        yield [
+            Model(flexibility, degree, stiffness)
+            for flexibility in (0.0, *FLEXIBILITIES)
+            for stiffness in STIFFNESSES
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A trial, and the error of each match that was held out, in px."""
+
+    trial: Trial
+    errors: NDArray[np.float64]
+
+    def is_better(self, other: _Tried) -> bool:
+        """Whether it is better than another, not by chance."""
+        if not self.trial.held_out_px < WORTH_IT * other.trial.held_out_px:
+            return False
+        gain = other.errors**2 - self.errors**2
+        return bool(gain.mean() > SURE * gain.std() / np.sqrt(len(gain)))
+
+
+class _Judge:
+    """Fits models to four matches of five, and judges them by the fifth."""
+
+    def __init__(
+        self, frames: Frames, gaps: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> None:
+        held = _held_out(frames)
+        within = held[frames.points.pair]
+        self._equations = Equations(frames, gaps, np.where(within, 0.0, weights))
+        self._frames, self._gaps = frames.select(within), gaps[within]
+        self._limit = np.inf
+        errors = self._try(Model()).errors
+        if len(errors):
+            self._limit = MAX_ERROR * float(np.quantile(errors, 0.95))
+
+    def try_best(self, models: list[Model]) -> _Tried:
+        """Return the stiffest of some models, stiff ones first, that is as good as the best."""
+        tried = [self._try(model) for model in models]
+        least = min(one.trial.held_out_px for one in tried)
+        return next((one for one in tried if one.trial.held_out_px * WORTH_IT <= least), tried[0])
+
+    def _try(self, model: Model) -> _Tried:
+        n_terms = len(terms(model.degree)) if model.degree else 0
+        bends = self._equations.solve(model.flexibility or RIGID, n_terms, model.stiffness)
+        sizes = lengths(self._frames.left(self._gaps, bends))
+        medians = self._frames.points.medians(sizes[:, None], len(self._frames.ends))[:, 0]
+        errors = np.minimum(medians[np.isfinite(medians)], self._limit)
+        enough = len(errors) >= MIN_HELD_OUT
+        rms = float(np.sqrt((errors**2).mean())) if enough else float("nan")
+        return _Tried(Trial(model, rms), errors)
+
+
+def _held_out(frames: Frames) -> NDArray[np.bool_]:
+    """Choose the pairs to hold out: some, between tiles that hang together without them."""
+    lot = np.random.default_rng(0).permutation(len(frames.ends)) % HELD_OUT == 0
+    label = components(frames.n_tiles, frames.ends[~lot])
+    return np.asarray(lot & (label[frames.ends[:, 0]] == label[frames.ends[:, 1]]))
