@@ -94,7 +94,12 @@ def fits(dtype: np.dtype[np.generic]) -> bool:
 
 
 def as_grey(numbers: NDArray[np.generic]) -> NDArray[np.uint8 | np.uint16]:
-    """Bring numbers that `fits` tells of to uint8 or uint16: signed bytes are raised by 128."""
+    """Bring numbers that `fits` tells of to uint8 or uint16.
+
+    They stay as they are, but for two: signed bytes are raised by 128, single bits are 0 and 255.
+    """
+    if numbers.dtype == bool:
+        return np.ascontiguousarray(numbers, np.uint8) * np.uint8(255)
     if numbers.dtype == np.int8:
         return np.ascontiguousarray(numbers).view(np.uint8) ^ np.uint8(BYTE_SHIFT)
     return np.ascontiguousarray(numbers, grey_dtype(numbers.dtype))

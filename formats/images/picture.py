@@ -27,7 +27,7 @@ Image.MAX_IMAGE_PIXELS = MAX_SIDE**2
 FORMATS = (
     "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "SGI", "WEBP",
 )  # fmt: skip
-NUMBERS = {"1": "u1", "L": "u1", "I;16": "u2", "I;16L": "u2", "I;16B": "u2", "I": "i4", "F": "f4"}
+NUMBERS = {"1": "?", "L": "u1", "I;16": "u2", "I;16L": "u2", "I;16B": "u2", "I": "i4", "F": "f4"}
 """By Pillow's mode, if it is of numbers and not of colours."""
 PNG_MARK, PPM_MARK = b"\x89PNG\r\n\x1a\n", b"P6"
 PNG_DEPTH, PNG_COLOURS = 24, (2, 4, 6)  # where its header has the bits; and the types of colour
@@ -66,7 +66,7 @@ class PictureSource:
         with _opened(self._path) as picture:
             picture.seek(self._page)
             if self._mode in NUMBERS:
-                return np.asarray(picture, NUMBERS[self._mode]) * (255 if self._mode == "1" else 1)
+                return np.asarray(picture, NUMBERS[self._mode])
             transparent = "A" in self._mode or "transparency" in picture.info
             return colour_to_grey(np.asarray(picture.convert("RGBA" if transparent else "RGB")))
 

@@ -6,7 +6,7 @@ Many programs write the resolution of a screen or a printer, which says nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isclose, isfinite
+from math import isclose
 
 NM_PER_INCH = 25.4e6
 NM = {
@@ -18,6 +18,8 @@ NM = {
 """Nanometres in a unit, by its names in lower case; µ is U+00B5 or U+03BC."""
 MAX_PRINTED = 1000.0
 """In nm, that is 25 400 dpi: resolutions coarser than that are of printers, screens, scanners."""
+MAX_PIXEL = 1e6
+"""In nm: a pixel of a millimetre is none of a microscope, but of a diffraction pattern."""
 SAME = 0.01
 """Sides of a pixel that differ by less are one number."""
 
@@ -43,7 +45,7 @@ def square_pixel(sides: Sequence[float | None], unknown: float | None = None) ->
     float or None
         In nm; None if it is not known, or not one number.
     """
-    known = [side for side in sides if side is not None and isfinite(side) and side > 0]
+    known = [side for side in sides if side is not None and 0 < side < MAX_PIXEL]
     if not known or not isclose(known[0], known[-1], rel_tol=SAME):
         return None
     if unknown is not None and isclose(known[0], unknown, rel_tol=1e-6):

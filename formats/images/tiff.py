@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from formats.images.errors import ImageFormatError
 from formats.images.grey import colour_to_grey
 from formats.images.orientation import stored_window, upright, upright_shape
 from formats.images.source import Facts, Shape, Window, choose_page, require_size
-from formats.images.tiff_pixel_size import pixel_size
+from formats.images.tiff_pixel_size import pixel_sizes
 
 # What it finds odd goes to the log of who has one, not to the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -30,6 +31,7 @@ GREYS = WHITE_IS_ZERO, BLACK_IS_ZERO, CFA, LINEAR_RAW
 JPEG_COMPRESSIONS = 6, 7  # which come as RGB, whatever they were stored as
 UNCOMPRESSED = 1
 ORIENTATION = 274
+REMEMBERED = 8  # files
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,10 @@ class TiffSource:
 
     def __init__(self, path: Path, page: int | None) -> None:
         self._path = path
-        # A tile of a set is asked for alone, though OME-XML may name other files.
-        with TiffFile(path, _multifile=False) as file:
-            planes = _planes(path, file)
-            index = choose_page(path, page, len(planes))
-            self._plane = planes[index]
-            self._pixel_size = pixel_size(file, self._plane.page, index)
-        self._count = len(planes)
+        status = path.stat()
+        planes, sizes = _parsed(path, status.st_size, status.st_mtime_ns)
+        index = choose_page(path, page, len(planes))
+        self._plane, self._pixel_size, self._count = planes[index], sizes[index], len(planes)
         self._page = self._plane.page
         self._stored: Shape = self._page.imagelength, self._page.imagewidth
         tag = self._page.tags.get(ORIENTATION)
@@ -88,7 +87,7 @@ class TiffSource:
         rows, columns = stored_window(self._orientation, self._stored, window)
         pixels = self._mapped(rows, columns) if self._is_mapped else self._decoded(rows, columns)
         if self._page.photometric == PALETTE:
-            grey = self._palette()[pixels[..., 0]]
+            grey = self._palette()[pixels[..., 0].astype(np.intp)]
         else:
             grey = colour_to_grey(pixels)
         if self._page.photometric == WHITE_IS_ZERO:
@@ -122,9 +121,8 @@ class TiffSource:
         contiguous = page.shaped[-1]
         shape = rows.stop - rows.start, columns.stop - columns.start, len(plane.samples)
         result = np.zeros(shape, page.dtype)
-        tables = {}
-        if page.jpegtables is not None or page.jpegheader is not None:
-            tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        jpeg = page.jpegtables is not None or page.jpegheader is not None
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if jpeg else {}
         with self._path.open("rb") as file:
             for index, (offset, length) in enumerate(
                 zip(page.dataoffsets, page.databytecounts, strict=False)
@@ -132,33 +130,22 @@ class TiffSource:
                 _, (separate, depth, top, left, _), (depths, height, width, _) = page.decode(
                     None, index
                 )
-                places = [
-                    (k, s % contiguous)
-                    for k, s in enumerate(plane.samples)
-                    if s // contiguous == separate
+                shown = _common(rows, top, height), _common(columns, left, width)
+                samples = [
+                    (k, sample % contiguous)
+                    for k, sample in enumerate(plane.samples)
+                    if sample // contiguous == separate
                 ]
-                if (
-                    not places
-                    or not depth <= plane.depth < depth + depths
-                    or min(top + height, rows.stop) <= max(top, rows.start)
-                    or min(left + width, columns.stop) <= max(left, columns.start)
-                    or length == 0
-                ):
+                there = length > 0 and depth <= plane.depth < depth + depths
+                if not (there and samples and all(part.start < part.stop for part in shown)):
                     continue
                 file.seek(offset)
-                segment, _, _ = page.decode(file.read(length), index, **tables)
-                if segment is None:
+                decoded, _, _ = page.decode(file.read(length), index, **tables)
+                if decoded is None:
                     continue
-                r = slice(max(top, rows.start), min(top + height, rows.stop))
-                c = slice(max(left, columns.start), min(left + width, columns.stop))
-                part = segment[plane.depth - depth, r.start - top : r.stop - top]
-                part = part[:, c.start - left : c.stop - left]
-                for k, sample in places:
-                    result[
-                        r.start - rows.start : r.stop - rows.start,
-                        c.start - columns.start : c.stop - columns.start,
-                        k,
-                    ] = part[..., sample]
+                part = decoded[plane.depth - depth][_moved(shown, -top, -left)]
+                for k, sample in samples:
+                    result[_moved(shown, -rows.start, -columns.start)][..., k] = part[..., sample]
         return result
 
     def _palette(self) -> NDArray[np.generic]:
@@ -201,6 +188,37 @@ class TiffSource:
             )
 
 
+@lru_cache(maxsize=REMEMBERED)
+def _parsed(path: Path, size: int, changed: int) -> tuple[list[Plane], list[float | None]]:
+    """List the images of a file and the sizes of their pixels.
+
+    The pages of a stack are a chain, which has to be gone through for any of them; so the last
+    files are remembered, while their size and time of change stay.
+    """
+    # A tile of a set is asked for alone, though OME-XML may name other files.
+    with TiffFile(path, _multifile=False) as file:
+        planes = _planes(path, file)
+        sizes = pixel_sizes(file, [plane.page for plane in planes])
+        for plane in planes:
+            # Some decoders look into the file when they are made.
+            plane.page.decode(None, 0)
+        return planes, sizes
+
+
+def _common(wanted: slice, start: int, length: int) -> slice:
+    """Give what of a range is wanted; it may be empty."""
+    return slice(max(wanted.start, start), min(wanted.stop, start + length))
+
+
+def _moved(window: Window, rows: int, columns: int) -> Window:
+    """Give a window as it is counted from another place."""
+    down, across = window
+    return (
+        slice(down.start + rows, down.stop + rows),
+        slice(across.start + columns, across.stop + columns),
+    )
+
+
 def _planes(path: Path, file: TiffFile) -> list[Plane]:
     """List the images of a file."""
     pages = [page for page in _pages(file) if page.imagelength and page.imagewidth]
@@ -219,8 +237,14 @@ def _planes(path: Path, file: TiffFile) -> list[Plane]:
 
 
 def _pages(file: TiffFile) -> list[TiffPage]:
-    file.pages.useframes = False
-    return [page for page in file.pages if isinstance(page, TiffPage)]
+    """List the pages, each once: in damaged files the last may lead back to an earlier one."""
+    found: dict[int, TiffPage] = {}
+    for page in file.pages:
+        if page.offset in found:
+            break
+        if isinstance(page, TiffPage):
+            found[page.offset] = page
+    return list(found.values())
 
 
 def _stacked(file: TiffFile, page: TiffPage) -> int:

@@ -20,36 +20,39 @@ DM_UNIT, DM_SCALES = 65003, (65009, 65010)
 OME_UNIT = "µm"  # where none is named
 
 
-def pixel_size(file: TiffFile, page: TiffPage, image: int) -> float | None:
-    """Give the size of a pixel in nm, None if the file does not tell.
+def pixel_sizes(file: TiffFile, pages: Sequence[TiffPage]) -> list[float | None]:
+    """Give the size of a pixel in nm of each image, None where the file does not tell.
 
     Parameters
     ----------
     file : TiffFile
         Open.
-    page : TiffPage
-        Of the image.
-    image : int
-        Its index in the file, for OME-XML.
+    pages : sequence of TiffPage
+        Of each image of the file.
     """
     if file.is_ome and file.ome_metadata:
-        return _of_ome(file.ome_metadata, image)
-    for told in (_of_imagej(file, page), _of_maker(file), _of_dm(page)):
-        if told is not None:
-            return told
-    return _of_resolution(page)
+        return _of_ome(file.ome_metadata, len(pages))
+    by_maker = _of_maker(file)
+    return [
+        _first(by_maker, _of_imagej(file, page), _of_dm(page), _of_resolution(page))
+        for page in pages
+    ]
 
 
-def _of_ome(xml: str, image: int) -> float | None:
-    """Take it from the Image element that describes the image, or else from the first."""
+def _first(*sizes: float | None) -> float | None:
+    return next((size for size in sizes if size is not None), None)
+
+
+def _of_ome(xml: str, count: int) -> list[float | None]:
+    """Take them from the Image elements, each of which may describe several planes."""
     described = xml2dict(xml).get("OME", {}).get("Image", [])
-    described = described if isinstance(described, list) else [described]
-    for one in described:
+    sizes: list[float | None] = []
+    for one in described if isinstance(described, list) else [described]:
         pixels = one.get("Pixels", {})
-        image -= prod(int(pixels.get(f"Size{axis}", 1)) for axis in "ZCT")
-        if image < 0:
-            return square_pixel([_ome_side(pixels, axis) for axis in "XY"])
-    return None
+        size = square_pixel([_ome_side(pixels, axis) for axis in "XY"])
+        planes = prod(int(pixels.get(f"Size{axis}", 1)) for axis in "ZCT")
+        sizes += [size] * min(planes, count - len(sizes))
+    return sizes + [None] * (count - len(sizes))
 
 
 def _ome_side(pixels: dict[str, Any], axis: str) -> float | None:
@@ -78,8 +81,7 @@ def _of_maker(file: TiffFile) -> float | None:
         [_scaled(sis.get("pixelsizex"), 1e9), _scaled(sis.get("pixelsizey"), 1e9)],
         [in_nm(float(zeiss[1]), str(zeiss[2])) if len(zeiss) > 2 else None],
     ]
-    sizes = [square_pixel([_scaled(side, 1.0) for side in sides]) for sides in told]
-    return next((size for size in sizes if size is not None), None)
+    return _first(*(square_pixel([_scaled(side, 1.0) for side in sides]) for sides in told))
 
 
 def _scaled(value: Any, scale: float) -> float | None:
