@@ -25,7 +25,7 @@ Image.MAX_IMAGE_PIXELS = MAX_SIDE**2
 # Those that begin with a mark of their own and hold pixels. Others need programs to draw them
 # (EPS, WMF), or are guessed.
 FORMATS = (
-    "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "SGI", "WEBP",
+    "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SGI", "WEBP",
 )  # fmt: skip
 NUMBERS = {"1": "?", "L": "u1", "I;16": "u2", "I;16L": "u2", "I;16B": "u2", "I": "i4", "F": "f4"}
 """By Pillow's mode, if it is of numbers and not of colours."""
@@ -41,13 +41,14 @@ class PictureSource:
     def __init__(self, path: Path, page: int | None) -> None:
         self._path = path
         with _opened(path) as picture:
-            self._count = getattr(picture, "n_frames", 1)
+            # What follows the picture in a camera's JPEG is its preview, or the other eye's.
+            self._count = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
             self._page = choose_page(path, page, self._count)
             picture.seek(self._page)
             self._mode, self._size = picture.mode, picture.size
             self._orientation = int(picture.getexif().get(ORIENTATION, 1))
             self._pixel_size = printed_pixel(picture.info.get("dpi", (0, 0)))
-            self._deep = _is_deep(path)
+            self._deep = self._count == 1 and _is_deep(path)
         require_size(path, self._size[::-1], 2 * Image.getmodebands(self._mode))
 
     @property

@@ -6,6 +6,7 @@ RosettaSciIO reads them. It is an extra, `temline[vendor]`: most sites never nee
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -30,6 +31,7 @@ READERS: dict[str, Callable[[bytes], bool]] = {
 }
 """RosettaSciIO's readers, and how files begin that they read."""
 BOTTOM_FIRST = "tia"
+REMEMBERED = 4  # files
 TIA_SUFFIX = ".ser"  # by which its reader goes
 
 
@@ -45,7 +47,8 @@ class VendorSource:
         self._bottom_first = reader == BOTTOM_FIRST
         if reader == "tia" and path.suffix.lower() != TIA_SUFFIX:
             raise ImageFormatError(f"{path} is a SER file of TIA; name it so, *{TIA_SUFFIX}")
-        planes = [plane for signal in _signals(path, reader) for plane in _planes(signal)]
+        status = path.stat()
+        planes = _parsed(path, reader, status.st_size, status.st_mtime_ns)
         if not planes:
             raise ImageFormatError(
                 f"{path} holds no image of real numbers (spectra and Fourier transforms are none)"
@@ -76,6 +79,12 @@ class VendorSource:
         return pixels[::-1] if self._bottom_first else pixels
 
 
+@lru_cache(maxsize=REMEMBERED)
+def _parsed(path: Path, reader: str, size: int, changed: int) -> list[tuple[Any, float | None]]:
+    """List the images of a file; the last files are remembered, while they stay as they are."""
+    return [plane for signal in _signals(path, reader) for plane in _planes(signal)]
+
+
 def _signals(path: Path, reader: str) -> list[dict[str, Any]]:
     """Read what is in a file: its pixels are not read yet, but for colours."""
     try:
@@ -101,11 +110,11 @@ def _planes(signal: dict[str, Any]) -> Iterator[tuple[Any, float | None]]:
     The last two of the axes that are not for navigation are those of an image.
     """
     data = signal["data"]
-    axes = [axis for axis in signal["axes"] if not axis["navigate"]]
+    axes = [(k, axis) for k, axis in enumerate(signal["axes"]) if not axis["navigate"]]
     if len(axes) < 2 or not (data.dtype.names or data.dtype.kind in "buif"):
         return
-    chosen = [axis["index_in_array"] for axis in axes[-2:]]
-    sides = [in_nm(abs(float(axis["scale"])), str(axis["units"])) for axis in axes[-2:]]
+    chosen = [k for k, _ in axes[-2:]]
+    sides = [in_nm(abs(float(axis["scale"])), str(axis["units"])) for _, axis in axes[-2:]]
     others = [range(1) if k in chosen else range(n) for k, n in enumerate(data.shape)]
     for place in product(*others):
         index = tuple(slice(None) if k in chosen else n for k, n in enumerate(place))
