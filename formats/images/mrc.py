@@ -162,7 +162,8 @@ def _opened(path: Path) -> IO[bytes]:
     file.seek(0)
     # The width may happen to look like the mark of a compressed file.
     if _header(start) is None and start[:2] in UNPACK:
-        return UNPACK[start[:2]](file)  # type: ignore[operator]
+        file.close()  # who unpacks opens it anew: it would not close what it did not open
+        return UNPACK[start[:2]](path)  # type: ignore[operator]
     return file
 
 
