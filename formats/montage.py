@@ -40,6 +40,30 @@ class Edges:
     sd: NDArray[np.float64]
     points: tuple[NDArray[np.float64], ...]
 
+    @classmethod
+    def none(cls) -> Edges:
+        """Return what a file tells that holds no matches."""
+        return cls(np.empty((0, 2), dtype=np.intp), np.empty((0, 2)), np.empty(0), ())
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image lies, as `formats.images.open_image` takes it.
+
+    Attributes
+    ----------
+    path : Path
+        Of the file.
+    page : int or None
+        Which image of the file it is, counted from 0; None if it holds one.
+    """
+
+    path: Path
+    page: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.page is None else f"{self.path}, image {self.page}"
+
 
 @dataclass(frozen=True, eq=False)
 class Montage:
@@ -50,10 +74,11 @@ class Montage:
     path : Path
         Of the file.
     names : tuple of str, length n
+        Each once.
     cells : ndarray of int, shape (n, 2)
         (row, column) of each tile in the grid.
     nominal : ndarray of float64, shape (n, 2)
-        (row, column) of each tile's first pixel by the stage, in px.
+        (row, column) of each tile's first pixel by the stage, in px; NaN where nothing tells it.
     stage : ndarray of float64, shape (n, 2)
         Stage (x, y) of each tile, in µm; NaN where it is not told.
     to_stage : ndarray of float64, shape (2, 2)
@@ -64,13 +89,19 @@ class Montage:
         In nm; NaN if it is not told.
     angle : float
         From image axes to stage axes, in degrees; NaN if it is not told.
-    images : tuple of Path, length n
+    images : tuple of ImageSource, length n
         Of each tile's image.
     edges : Edges
+        None of them where the file holds no matches.
     n_unmatched : int
         Pairs for which the file says that no match was found.
     notes : dict of str to str
         How the file was read where files differ, to be shown.
+    masks : tuple of (ImageSource or None), length n
+        Of each tile's mask, 0 where its image is no signal; empty if the file tells none.
+    maps : ndarray of float64, shape (n, 2, 3), or None
+        Where the file says that tiles were found to lie: pixel (row, column) p is at
+        ``map[:, :2] @ p + map[:, 2]``, in px. None if it does not say.
     """
 
     path: Path
@@ -82,10 +113,12 @@ class Montage:
     shape: tuple[int, int]
     pixel_size: float
     angle: float
-    images: tuple[Path, ...]
+    images: tuple[ImageSource, ...]
     edges: Edges
     n_unmatched: int = 0
     notes: dict[str, str] = field(default_factory=dict)
+    masks: tuple[ImageSource | None, ...] = ()
+    maps: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +141,7 @@ class PlacedTile:
         Tiles of one number hang together by matches; 0 is the largest set.
     stage_x_um, stage_y_um : float
         Where the stage would be if the tile lay where it was found to, in µm; NaN if not known.
-    image : Path or None
+    image : ImageSource or None
         Its own image, if it has one.
     linear : tuple of four float
         m00, m10, m01, m11 of the map from its pixels (x, y) to those of the mosaic.
@@ -126,7 +159,7 @@ class PlacedTile:
     component: int
     stage_x_um: float
     stage_y_um: float
-    image: Path | None = None
+    image: ImageSource | None = None
     linear: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from formats.conventions import Entries, Offsets, Sense, decide, neighbours
-from formats.montage import Edges, Montage, MontageFileError
+from formats.montage import Edges, ImageSource, Montage, MontageFileError
+from formats.paths import find_file
 from processing.geometry.frame import NM_PER_UM
 
 SHOWN = 3  # problems that an error tells of
@@ -338,8 +339,8 @@ def _pitch(
     return pitch
 
 
-def _image(path: Path, tile: Tile, name: str) -> Path:
-    return (path.parent / (tile.name or name)).absolute()
+def _image(path: Path, tile: Tile, name: str) -> ImageSource:
+    return ImageSource(find_file(path.parent, tile.name or name))
 
 
 # Edges

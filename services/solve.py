@@ -22,8 +22,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from formats.conventions import Offsets
-from formats.exporters import write_csv, write_ome_tiff, write_render
 from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile
+from formats.ome_tiff import write_ome_tiff
+from formats.positions import write_csv
+from formats.render import write_render
 from formats.tilem import read_tilem
 from processing.solve import MATCHED, AffineSolution, Solution, solve, solve_affine
 from services.errors import PlainError
@@ -311,7 +313,7 @@ def _images(montage: PlacedMontage) -> Iterator[NDArray[np.generic]]:
     """Read the images of tiles that lie in files of their own."""
     for tile in montage.tiles:
         try:
-            yield tifffile.imread(tile.image or tile.tile)
+            yield tifffile.imread(tile.image.path if tile.image else tile.tile)
         except (OSError, tifffile.TiffFileError) as error:
             raise MontageFileError(
                 f"the image of tile {tile.tile} cannot be read: {error}; OME-TIFF needs all "

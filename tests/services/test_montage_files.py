@@ -18,8 +18,9 @@ from callbacks.tile_jobs import ProcessorSettings
 from callbacks.tile_processor import TileProcessor
 from callbacks.tiled_sink import TiledSink
 from formats.conventions import Offsets
-from formats.exporters import tile_specs, write_ome_tiff
 from formats.montage import MontageFileError
+from formats.ome_tiff import write_ome_tiff
+from formats.render import tile_specs
 from formats.tilem import read_tilem
 from services.cli import app
 from services.errors import PlainError

@@ -1,0 +1,137 @@
+"""Brings numbers and colours of files to one grey picture of uint8 or uint16.
+
+Numbers that fit stay as they are; what does not is shifted or scaled, all of a file alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+LUMA = 0.299, 0.587, 0.114
+"""Weights of red, green and blue in grey: ITU-R BT.601, as Pillow, OpenCV and ImageJ have it."""
+WHITE = 65535
+BYTE_SHIFT, SHORT_SHIFT = 128, 32768
+"""What brings signed numbers of 8 and 16 bits above zero; IMOD shows signed bytes so, too."""
+NOISE_SHARE = 1 / 64
+"""Of the brightest: numbers below zero by so little are noise about it, and become 0."""
+MIN_LEVELS = 4096
+"""Zero stays zero if that leaves so many levels, 12 bits, for what the image shows."""
+EXTREMES = 0.05, 99.95
+"""Percentiles between which the bulk of an image lies; the rest may be hot pixels."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How numbers become uint16: (number − offset) · scale, rounded; what is not finite is 0.
+
+    Attributes
+    ----------
+    offset, scale : float
+    """
+
+    offset: float = 0.0
+    scale: float = 1.0
+
+    def apply(self, numbers: NDArray[np.generic]) -> NDArray[np.uint16]:
+        """Bring numbers to uint16; what lies beyond its ends is clipped."""
+        values = (numbers.astype(np.float64) - self.offset) * self.scale
+        values = np.nan_to_num(values, copy=False, nan=0.0, posinf=WHITE, neginf=0.0)
+        return np.clip(np.rint(values, out=values), 0, WHITE, out=values).astype(np.uint16)
+
+    @classmethod
+    def of(cls, samples: Iterable[NDArray[np.generic]]) -> Levels:
+        """Find the levels for all that samples stand for.
+
+        - Whole numbers of 0 to 65 535 stay as they are; a little noise below zero becomes 0.
+        - Other whole numbers from −32 768 to 32 767 are raised by 32 768.
+        - All else is scaled to 16 bits. Zero stays zero, as light is measured from it, unless the
+          image would have less than 12 bits then. The ends are the least and the greatest number,
+          but no further from the bulk (0.05 to 99.95 %) than the bulk is wide: a hot pixel or a
+          spike does not cost the levels of all others.
+
+        Parameters
+        ----------
+        samples : iterable of ndarray
+            Of real numbers; what is not finite does not count.
+
+        Raises
+        ------
+        ValueError
+            If none of the numbers is finite.
+        """
+        flat = np.concatenate([np.ravel(one).astype(np.float64) for one in samples])
+        flat = flat[np.isfinite(flat)]
+        if flat.size == 0:
+            raise ValueError("none of its numbers is finite")
+        low, high = (float(value) for value in np.percentile(flat, EXTREMES))
+        reach = high - low
+        low, high = max(float(flat.min()), low - reach), min(float(flat.max()), high + reach)
+        if -NOISE_SHARE * high <= low < 0:
+            low = 0.0
+        if (flat == np.rint(flat)).all():
+            if low >= 0 and high <= WHITE:
+                return cls()
+            if low >= -SHORT_SHIFT and high < SHORT_SHIFT:
+                return cls(-SHORT_SHIFT)
+        if low >= 0 and (high - low) * WHITE >= MIN_LEVELS * high:
+            low = 0.0
+        return cls(low, WHITE / (high - low) if high > low else 1.0)
+
+
+def grey_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """Give the dtype that numbers of another come to: uint8 for those of one byte, else uint16."""
+    return np.dtype(np.uint8 if dtype.itemsize == 1 else np.uint16)
+
+
+def fits(dtype: np.dtype[np.generic]) -> bool:
+    """Whether all numbers of a dtype come to uint8 or uint16 as they are, or by one shift."""
+    return (dtype.kind in "bu" and dtype.itemsize <= 2) or dtype == np.int8
+
+
+def as_grey(numbers: NDArray[np.generic]) -> NDArray[np.uint8 | np.uint16]:
+    """Bring numbers that `fits` tells of to uint8 or uint16.
+
+    They stay as they are, but for two: signed bytes are raised by 128, single bits are 0 and 255.
+    """
+    if numbers.dtype == bool:
+        return np.ascontiguousarray(numbers, np.uint8) * np.uint8(255)
+    if numbers.dtype == np.int8:
+        return np.ascontiguousarray(numbers).view(np.uint8) ^ np.uint8(BYTE_SHIFT)
+    return np.ascontiguousarray(numbers, grey_dtype(numbers.dtype))
+
+
+def colour_to_grey(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Turn colours to grey.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (height, width, 1 to 4)
+        Grey; grey and alpha; red, green and blue; or these and alpha. Pixels that are wholly
+        transparent become 0, unless all of them are: some programs leave alpha empty.
+
+    Returns
+    -------
+    ndarray, shape (height, width)
+        Of the same dtype. Grey that is stored as colour stays exact.
+    """
+    channels = pixels.shape[2]
+    alpha = pixels[..., -1] if channels in (2, 4) else None
+    if channels < 3:
+        grey = pixels[..., 0]
+    elif pixels.dtype in (np.uint8, np.uint16):
+        # OpenCV's weights are whole numbers whose sum is exact.
+        colours = np.ascontiguousarray(pixels[..., :3], pixels.dtype.newbyteorder("="))
+        grey = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY).reshape(pixels.shape[:2])
+    else:
+        red, green, blue = (pixels[..., k].astype(np.float64) for k in range(3))
+        # So written, a grey stays what it is.
+        mixed = green + LUMA[0] * (red - green) + LUMA[2] * (blue - green)
+        grey = np.rint(mixed).astype(pixels.dtype) if pixels.dtype.kind in "iu" else mixed
+    if alpha is None or not alpha.any():
+        return grey
+    return np.where(alpha != 0, grey, grey.dtype.type(0))
