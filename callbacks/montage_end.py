@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from callbacks.documents import ProcessedRun
 from callbacks.jobs import Priority, RunJobs
-from callbacks.montage_streams import AFFINE
+from callbacks.montage_streams import AFFINE, LENS
 from callbacks.montage_tiles import Take, TileGrid
 from callbacks.mosaic import (
     SUFFIX,
@@ -31,8 +31,10 @@ from callbacks.mosaic import (
     write_block,
 )
 from callbacks.tile_jobs import ProcessorSettings
+from processing.lens.model import terms
 from processing.matching import Match
-from processing.solve import AffineSolution, Solution, solve_affine, solve_matches
+from processing.quality import Agreement
+from processing.solve import MATCHED, MapSolution, solve_maps_of_matches
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +57,30 @@ class Solved:
         Nominal place of each.
     matches : mapping of (int, int) to Match
         By the indices of tiles, in order.
-    solution : Solution
+    solution : MapSolution
         For `takes` and `matches`.
     """
 
     takes: Sequence[Take]
     nominal: NDArray[np.float64]
     matches: Mapping[tuple[int, int], Match]
-    solution: Solution
+    solution: MapSolution
 
     @property
     def origin(self) -> NDArray[np.float64]:
         """The place of the mosaic's first pixel among the positions, (row, column)."""
-        return np.asarray(np.floor(self.solution.positions + 0.5).min(axis=0))
+        return np.asarray(np.floor(self.positions + 0.5).min(axis=0))
+
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """(row, column) of each tile's first pixel in px, if it is moved as its middle is."""
+        maps = self.solution.maps
+        return np.asarray(maps.middles - (np.asarray(maps.shape) - 1) / 2)
+
+    @property
+    def good_matches(self) -> list[tuple[int, int]]:
+        """The pairs, by the indices of tiles, that the solution's figures a match are of."""
+        return [pair for pair, match in self.matches.items() if match.good]
 
 
 class MontageEnd:
@@ -119,9 +132,11 @@ class MontageEnd:
         numbered = {(place[a], place[b]): match for (a, b), match in sorted_matches.items()}
         self._jobs.submit(
             partial(self._have_solution, ordered, nominal, sorted_matches),
-            solve_matches,
+            solve_maps_of_matches,
             nominal,
             numbered,
+            self._grid.shape,
+            self._settings.freedom,
             priority=Priority.URGENT,
         )
 
@@ -132,7 +147,7 @@ class MontageEnd:
         takes: Sequence[Take],
         nominal: NDArray[np.float64],
         matches: Mapping[tuple[int, int], Match],
-        solution: Solution | None,
+        solution: MapSolution | None,
         error: Exception | None,
     ) -> None:
         if solution is None:
@@ -141,23 +156,21 @@ class MontageEnd:
         solved = Solved(takes, nominal, matches, solution)
         self._publish_positions(solved)
         self._publish_outliers(solved)
+        self._publish_maps(solved)
         self._tell_solved(solved)
-        if self._settings.affine and matches:
-            self._solve_affine(solved)
-        else:
-            self._go_on(solved)
+        self._make_mosaic(solved)
 
-    def _go_on(self, solved: Solved) -> None:
-        """Go on with the mosaic, if there is a tile for it."""
+    def _make_mosaic(self, solved: Solved) -> None:
+        """Make the mosaic, if there is a tile for it."""
         if all(take.failed for take in solved.takes):
             self._finished(solved, None, None)
         else:
             self._begin_mosaic(solved)
 
     def _publish_positions(self, solved: Solved) -> None:
-        solution = solved.solution
-        places = solution.positions - solved.origin
-        stage = self._grid.stage(solution.positions)
+        solution = solved.solution.translation
+        places = solved.positions - solved.origin
+        stage = self._grid.stage(solved.positions)
         for number, take in enumerate(solved.takes):
             self._run.event(
                 "position",
@@ -176,36 +189,25 @@ class MontageEnd:
             )
 
     def _publish_outliers(self, solved: Solved) -> None:
-        pairs = list(solved.matches)
-        for number in solved.solution.outliers:
+        pairs = solved.good_matches
+        for number in solved.solution.translation.outliers:
             a, b = pairs[number]
-            residual = float(solved.solution.residuals[number])
-            self._run.event("outlier", {"tile_a": a, "tile_b": b, "residual_px": residual})
+            apart = float(solved.solution.disagreement[number])
+            self._run.event("outlier", {"tile_a": a, "tile_b": b, "residual_px": apart})
 
-    def _solve_affine(self, solved: Solved) -> None:
-        place = {take.index: number for number, take in enumerate(solved.takes)}
-        self._jobs.submit(
-            partial(self._have_affine, solved),
-            solve_affine,
-            solved.nominal,
-            [(place[a], place[b]) for a, b in solved.matches],
-            [match.points for match in solved.matches.values()],
-            self._grid.shape,
-            priority=Priority.URGENT,
-        )
-
-    def _have_affine(
-        self, solved: Solved, affine: AffineSolution | None, error: Exception | None
-    ) -> None:
-        """Publish the maps of tiles; without them there are the translations all the same."""
-        if affine is None:
-            logger.error("the montage could not be solved by affine maps: %s", error)
-        else:
-            origin = [(0.0, 0.0, row) for row in solved.origin]
-            for take, matrix in zip(solved.takes, affine.matrices - origin, strict=True):
-                maps = dict(zip(list(AFFINE)[1:], matrix.ravel().tolist(), strict=True))
-                self._run.event("affine", {"tile_index": take.index, **maps})
-        self._go_on(solved)
+    def _publish_maps(self, solved: Solved) -> None:
+        """Publish what tiles are bent by, if they are."""
+        maps = solved.solution.maps
+        if solved.solution.model.freedom == "translation":
+            return
+        origin = [(0.0, 0.0, row) for row in solved.origin]
+        for take, matrix in zip(solved.takes, maps.matrices - origin, strict=True):
+            numbers = dict(zip(list(AFFINE)[1:], matrix.ravel().tolist(), strict=True))
+            self._run.event("affine", {"tile_index": take.index, **numbers})
+        if maps.lens is not None:
+            rows, columns = maps.lens.coefficients
+            for (i, j), row, column in zip(terms(maps.lens.degree), rows, columns, strict=True):
+                self._run.event("lens", dict(zip(LENS, (i, j, row, column), strict=True)))
 
     # The mosaic
 
@@ -214,7 +216,7 @@ class MontageEnd:
         task = MosaicTask(
             path=self._mosaic_root / f"{self._run.uid}{SUFFIX}",
             tiles=[None if take.failed else take.task for take in takes],
-            positions=solved.solution.positions,
+            positions=solved.positions,
             shape=self._grid.shape,
             geometry=self._grid.geometry,
             stage=(float(self._grid.zero[0]), float(self._grid.zero[1])),
@@ -288,21 +290,45 @@ class MontageEnd:
         self._finished(None, None, EndError(f"{what}: {error}"))
 
 
-def summary(solved: Solved | None, mosaic: MosaicFile | None) -> dict[str, Any]:
-    """Give what the stream `montage` says of a solution and a mosaic."""
-    residuals = offsets = np.empty(0)
-    if solved is not None:
-        residuals = np.delete(solved.solution.residuals, solved.solution.outliers)
-        moved = solved.solution.positions - solved.nominal
-        offsets = np.hypot(*(moved - moved.mean(axis=0)).T)
+def summary(
+    solved: Solved | None, mosaic: MosaicFile | None, agreement: Agreement | None
+) -> dict[str, Any]:
+    """Return what the stream `montage` says of a solution and a mosaic."""
     rows, columns = mosaic.arrays[0].shape if mosaic is not None else (0, 0)
-    return {
-        "matches_outliers": 0 if solved is None else len(solved.solution.outliers),
-        "tiles_placed_by_match": 0 if solved is None else solved.solution.placed_by.count("match"),
-        "residual_px_median": float(np.median(residuals)) if len(residuals) else NAN,
-        "residual_px_max": float(residuals.max()) if len(residuals) else NAN,
-        "offset_px_median": float(np.median(offsets)) if len(offsets) else NAN,
+    figures = {
+        "matches_outliers": 0,
+        "matches_rejected_share": 0.0,
+        "tiles_placed_by_match": 0,
+        "tiles_unplaced": 0,
+        "residual_px_median": NAN,
+        "residual_px_p95": NAN,
+        "residual_px_max": NAN,
+        "closing_px_p95": NAN,
+        "closing_px_max": NAN,
+        "model": "",
+        "held_out_px": NAN,
+        "held_out_px_translations": NAN,
+        "offset_px_median": NAN,
         "mosaic_rows": rows,
         "mosaic_columns": columns,
         "mosaic_seconds": mosaic.seconds if mosaic is not None else NAN,
     }
+    if solved is not None and agreement is not None:
+        moved = solved.positions - solved.nominal
+        trials = solved.solution.trials
+        figures |= {
+            "matches_outliers": agreement.rejected,
+            "matches_rejected_share": agreement.rejected_share,
+            "tiles_placed_by_match": solved.solution.translation.placed_by.count(MATCHED),
+            "tiles_unplaced": agreement.unplaced,
+            "residual_px_median": agreement.median,
+            "residual_px_p95": agreement.p95,
+            "residual_px_max": agreement.largest,
+            "closing_px_p95": agreement.closing_p95,
+            "closing_px_max": agreement.closing_largest,
+            "model": str(solved.solution.model),
+            "held_out_px": trials[-1].held_out_px,
+            "held_out_px_translations": trials[0].held_out_px,
+            "offset_px_median": float(np.median(np.hypot(*(moved - moved.mean(axis=0)).T))),
+        }
+    return figures

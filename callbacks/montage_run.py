@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+
 from callbacks.corrections import Corrections
 from callbacks.documents import TEXT_LENGTH, ExitStatus, ProcessedRun
 from callbacks.folders import DataFolders
@@ -30,7 +32,7 @@ from callbacks.tile_matcher import TileMatcher
 from processing.chain import ArraySpec, Chain, make_chain
 from processing.geometry import FrameGeometry
 from processing.matching import Match
-from processing.quality import Fault, Judge, Thresholds
+from processing.quality import Agreement, Fault, Judge, Thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -305,8 +307,9 @@ class MontageRun:
             self.stop("fail", str(error))
             return
         takes, matches = self._matcher.takes.values(), self._matcher.matches.values()
-        data = summary(solved, mosaic)
-        judgement = self._judge.montage(data["residual_px_median"])
+        agreement = None if solved is None else self._agreement(solved)
+        data = summary(solved, mosaic, agreement)
+        judgement = self._judge.montage(agreement)
         self._run.event(
             "montage",
             {
@@ -323,6 +326,12 @@ class MontageRun:
             },
         )
         self.stop(*(self._exit or ("success", "")))
+
+    def _agreement(self, solved: Solved) -> Agreement:
+        """Sum up how well a solution agrees with its matches."""
+        textured = self._judge.textured()
+        shows = np.array([textured.get(take.index, True) for take in solved.takes])
+        return Agreement.of(solved.solution, shows)
 
     def _fail(self, what: str, error: Exception) -> None:
         logger.error("%s: %s", what, error)

@@ -81,6 +81,12 @@ AFFINE: dict[str, Any] = {
     "column_by_column": number("", 6),
     "column_px": number("px"),
 }
+LENS: dict[str, Any] = {
+    "order_row": integer(),
+    "order_column": integer(),
+    "shift_row": number("px", 4),
+    "shift_column": number("px", 4),
+}
 OUTLIER: dict[str, Any] = {
     "tile_a": integer(),
     "tile_b": integer(),
@@ -110,9 +116,17 @@ MONTAGE: dict[str, Any] = {
     "matches": integer(),
     "matches_good": integer(),
     "matches_outliers": integer(),
+    "matches_rejected_share": number(),
     "tiles_placed_by_match": integer(),
+    "tiles_unplaced": integer(),
     "residual_px_median": number("px"),
+    "residual_px_p95": number("px"),
     "residual_px_max": number("px"),
+    "closing_px_p95": number("px"),
+    "closing_px_max": number("px"),
+    "model": text(),
+    "held_out_px": number("px"),
+    "held_out_px_translations": number("px"),
     "offset_px_median": number("px"),
     "mosaic_rows": integer("px"),
     "mosaic_columns": integer("px"),
@@ -143,6 +157,7 @@ def montage_streams(chain: Chain) -> dict[str, dict[str, Any]]:
         "match": MATCH,
         "position": POSITION,
         "affine": AFFINE,
+        "lens": LENS,
         "outlier": OUTLIER,
         "verdict": VERDICT,
         "mosaic": MOSAIC,

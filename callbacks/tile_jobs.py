@@ -28,6 +28,7 @@ from processing.chain import (
 from processing.flatfield import flat_field
 from processing.geometry import FrameGeometry
 from processing.matching import Match, MatchTile, Side, match, prepare_edges
+from processing.solve import Freedom
 
 FRAME = "frame"
 RETURNED = ("histogram", "mini")  # arrays that are small enough to be handed back
@@ -51,8 +52,8 @@ class ProcessorSettings:
         What the chain does with each tile.
     write : tuple of str or None
         Which arrays are written: ``frame``, or names that the steps give; None for all of them.
-    affine : bool
-        Whether the montage is solved by affine maps of its tiles too.
+    freedom : {"auto", "translation", "affine", "lens", "affine+lens"}
+        What tiles may do when the montage is solved; "auto": what matches bear out.
     """
 
     max_in_flight: int = 4
@@ -61,7 +62,7 @@ class ProcessorSettings:
     max_offset: int = 255
     steps: tuple[StepSettings, ...] = DEFAULT_STEPS
     write: tuple[str, ...] | None = None
-    affine: bool = False
+    freedom: Freedom = "auto"
 
     def outputs(self, shape: tuple[int, int]) -> dict[str, ArraySpec]:
         """Tell which arrays are written of a tile of (height, width) in px.

@@ -112,7 +112,9 @@ class Processing(Section):
     write: list[Text] | None = Field(
         description="arrays of each tile that are kept: frame, or what steps make; null for all"
     )
-    affine: bool = Field(description="whether montages are solved by affine maps of tiles too")
+    freedom: Literal["auto", "translation", "affine", "lens", "affine+lens"] = Field(
+        description="what tiles may do when a montage is solved; auto: what matches bear out"
+    )
     max_offset: Annotated[int, Field(ge=8, le=4096)] = Field(
         description="how far a neighbour may lie from its nominal place, in px"
     )
@@ -147,7 +149,17 @@ class Quality(Section):
     most_unmatched: Fraction = Field(description="share of the textured pairs of neighbours")
     least_contrast: Fraction = Field(description="median of standard deviation over mean")
     most_focus_spread: Annotated[float, Field(ge=0)] = Field(description="relative to the median")
-    most_residual: Annotated[float, Field(ge=0)] = Field(description="median of the solve, in px")
+    most_residual: Annotated[float, Field(ge=0)] = Field(
+        description="that neighbours disagree by, median over all matches, in px"
+    )
+    most_disagreement: Annotated[float, Field(ge=0)] = Field(
+        description="the same of 95 of 100 matches on loops that close, in px"
+    )
+    most_torn: Annotated[float, Field(ge=0)] = Field(
+        description="the same of any match on a loop that closes, in px"
+    )
+    most_rejected: Fraction = Field(description="share of the matches that the solver leaves out")
+    most_unplaced: Fraction = Field(description="share of the tiles that no match ties to another")
 
 
 class References(Section):

@@ -32,7 +32,7 @@ class Edges:
         Standard deviation of each offset along each axis, in px.
     points : tuple of ndarray of float64, shape (k, 6)
         The places that are one, [row_a, column_a, row_b, column_b, sd, weight] in px, as
-        `processing.solve.solve_affine` takes them; none if not told.
+        `processing.solve.solve_maps` takes them; none if not told.
     """
 
     pairs: NDArray[np.intp]
@@ -131,7 +131,7 @@ class PlacedTile:
     row, column : int
         In the grid.
     x_px, y_px : float
-        Of its first pixel, in px from that of the mosaic.
+        Of its first pixel, in px from that of the mosaic, if it is moved as its middle is.
     sd_x_px, sd_y_px : float
         Standard deviation of the two.
     residual_px : float
@@ -143,8 +143,9 @@ class PlacedTile:
         Where the stage would be if the tile lay where it was found to, in µm; NaN if not known.
     image : ImageSource or None
         Its own image, if it has one.
-    linear : tuple of four float
-        m00, m10, m01, m11 of the map from its pixels (x, y) to those of the mosaic.
+    map : tuple of six float, or None
+        m00, m10, m01, m11, m02, m12 of the affine map from its pixels (x, y), as the montage's lens
+        shows them, to those of the mosaic; None: it is moved only.
     """
 
     tile: str
@@ -160,7 +161,7 @@ class PlacedTile:
     stage_x_um: float
     stage_y_um: float
     image: ImageSource | None = None
-    linear: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
+    map: tuple[float, float, float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,10 @@ class PlacedMontage:
         In nm; NaN if it is not known.
     angle : float
         From image axes to stage axes, in degrees; NaN if it is not known.
+    lens : ndarray of float64, shape (2, degree + 1, degree + 1), or None
+        What all tiles are bent by before their maps: coefficients of v^i · u^j for rows and for
+        columns, in px, with v and u the row and the column from the middle of the tile, over half
+        its sides. None: nothing.
     """
 
     name: str
@@ -185,3 +190,4 @@ class PlacedMontage:
     shape: tuple[int, int]
     pixel_size: float
     angle: float
+    lens: NDArray[np.float64] | None = None

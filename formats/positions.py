@@ -46,7 +46,7 @@ UNIT = re.compile(r"(.+?)[\s_]*[\[(]([^\])]*)[\])]|(.+)_([^_]+)")
 DELIMITERS = ",;\t"
 CONFIGURED = re.compile(r"\s*([^;#]+?)\s*;[^;]*;\s*\(([^)]*)\)\s*")
 DIMENSION = re.compile(r"\s*dim\s*=", re.IGNORECASE)
-NOT_IN_CSV = ("linear",)
+NOT_IN_CSV = ("map",)
 JSON_SUFFIXES = (".json", ".gz")
 PLACE, STAGE = ("x", "y"), ("stage_x", "stage_y")
 USUAL_UNIT = {PLACE: "px", STAGE: "um"}

@@ -28,6 +28,7 @@ from formats.render_transforms import (
     TransformError,
     fit_affine,
     in_turn,
+    lens_polynomial,
     make_transform,
 )
 from formats.validation import Cell, Coordinate, Finite, Size, explain, shown
@@ -35,6 +36,7 @@ from formats.writing import write_text
 from processing.geometry.frame import NM_PER_UM
 
 AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
+POLYNOMIAL = "mpicbg.trakem2.transform.PolynomialTransform2D"
 INTENSITIES = 0, 65535  # as uint16 frames have them
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)  # C: is a drive
 DRIVE = re.compile(r"/[A-Za-z]:")
@@ -393,15 +395,26 @@ def tile_specs(montage: PlacedMontage, z: float = 0.0) -> list[dict[str, Any]]:
     -------
     list of dict
         As `render` (Saalfeld lab) takes them: one affine transform a tile, whose data string is
-        "m00 m10 m01 m11 m02 m12", in px of the mosaic.
+        "m00 m10 m01 m11 m02 m12", in px of the mosaic; before it the lens, if there is one, as a
+        polynomial that all tiles have.
     """
     ids = numbered([tile.tile for tile in montage.tiles])
+    lens = []
+    if montage.lens is not None:
+        lens = [_leaf(POLYNOMIAL, lens_polynomial(montage.lens, montage.shape))]
     return [
-        _tile_spec(montage, tile, name, z) for tile, name in zip(montage.tiles, ids, strict=True)
+        _tile_spec(montage, tile, name, z, lens)
+        for tile, name in zip(montage.tiles, ids, strict=True)
     ]
 
 
-def _tile_spec(montage: PlacedMontage, tile: PlacedTile, name: str, z: float) -> dict[str, Any]:
+def _leaf(class_name: str, data: str) -> dict[str, str]:
+    return {"type": "leaf", "className": class_name, "dataString": data}
+
+
+def _tile_spec(
+    montage: PlacedMontage, tile: PlacedTile, name: str, z: float, lens: list[dict[str, str]]
+) -> dict[str, Any]:
     height, width = montage.shape
     layout = {
         "sectionId": f"{z:.1f}",
@@ -412,7 +425,8 @@ def _tile_spec(montage: PlacedMontage, tile: PlacedTile, name: str, z: float) ->
         "rotation": montage.angle,
         "pixelsize": montage.pixel_size,
     }
-    values = (*tile.linear, tile.x_px, tile.y_px)
+    values = tile.map or (1.0, 0.0, 0.0, 1.0, tile.x_px, tile.y_px)
+    affine = _leaf(AFFINE, " ".join(f"{value:.10g}" for value in values))
     return {
         "tileId": name,
         "z": z,
@@ -427,16 +441,7 @@ def _tile_spec(montage: PlacedMontage, tile: PlacedTile, name: str, z: float) ->
         "minIntensity": INTENSITIES[0],
         "maxIntensity": INTENSITIES[1],
         "mipmapLevels": {"0": _mipmap(tile.image)} if tile.image else {},
-        "transforms": {
-            "type": "list",
-            "specList": [
-                {
-                    "type": "leaf",
-                    "className": AFFINE,
-                    "dataString": " ".join(f"{value:.10g}" for value in values),
-                }
-            ],
-        },
+        "transforms": {"type": "list", "specList": [*lens, affine]},
     }
 
 

@@ -94,6 +94,36 @@ def fit_affine(transform: Transform, shape: tuple[int, int], steps: int) -> tupl
     return np.asarray(solution.T), float(misfit)
 
 
+def lens_polynomial(lens: NDArray[np.float64], shape: tuple[int, int]) -> str:
+    """Return the data string of a PolynomialTransform2D that bends tiles as a lens does.
+
+    Parameters
+    ----------
+    lens : ndarray of float64, shape (2, degree + 1, degree + 1)
+        As `formats.montage.PlacedMontage.lens`.
+    shape : (int, int)
+        (height, width) of a tile, in px.
+    """
+    degree = lens.shape[1] - 1
+    down, across = (_in_pixels(degree, side) for side in shape)
+    # Powers of y and of x: what the powers of v and u that each term has are made of.
+    rows, columns = (down @ np.asarray(one) @ across.T for one in lens)
+    rows[1, 0] += 1.0
+    columns[0, 1] += 1.0
+    powers = [(n - k, k) for n in range(degree + 1) for k in range(n + 1)]
+    numbers = [one[y, x] for one in (columns, rows) for x, y in powers]
+    return " ".join(f"{value:.17g}" for value in numbers)
+
+
+def _in_pixels(degree: int, side: int) -> NDArray[np.float64]:
+    """Return the matrix from powers of (p − (side − 1) / 2) / (side / 2) to powers of p."""
+    scaled = np.polynomial.Polynomial([(1 - side) / side, 2 / side])
+    matrix = np.zeros((degree + 1, degree + 1))
+    for power in range(degree + 1):
+        matrix[: power + 1, power] = (scaled**power).coef
+    return matrix
+
+
 def in_turn(transforms: Sequence[Transform]) -> Transform:
     """Return what applies transforms one after another."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -222,6 +222,7 @@ def lens_fit(
         raise typer.Exit(1)
 
 
+FreedomName = Literal["auto", "translation", "affine", "lens", "affine+lens"]
 CsvFile = Annotated[
     Path | None, typer.Option("--csv", metavar="OUT", help="Write the tiles' positions there.")
 ]
@@ -240,9 +241,13 @@ def solve(  # noqa: PLR0917
     csv_file: CsvFile = None,
     render_file: RenderFile = None,
     ome_folder: OmeFolder = None,
-    affine: Annotated[
-        bool, typer.Option("--affine", help="Let tiles be turned, scaled and sheared a little.")
-    ] = False,
+    model: Annotated[
+        FreedomName,
+        typer.Option(
+            help="What tiles may do: be moved only, be bent each by a map of its own, or all by "
+            "one lens; auto: what matches that are held out bear out."
+        ),
+    ] = "auto",
     offsets: Annotated[
         str | None,
         typer.Option(
@@ -256,7 +261,7 @@ def solve(  # noqa: PLR0917
 ) -> None:
     """Solve a montage that another system took and matched, and tell whether to accept it.
 
-    The exit code is 1 if the median residual is not below 5 px.
+    The exit code is 1 if it is not accepted.
 
     Example: [bold]temline solve _metadata_x.json --csv positions.csv --render tiles.json[/bold]
     """
@@ -265,7 +270,7 @@ def solve(  # noqa: PLR0917
     accepted = run_solve(
         file,
         Outputs(csv_file, render_file, ome_folder),
-        affine=affine,
+        freedom=model,
         offsets=None if offsets is None else parse_offsets(offsets),
         json_file=json_file,
     )

@@ -261,7 +261,7 @@ def processor_settings(config: Config) -> ProcessorSettings:
         max_offset=settings.max_offset,
         steps=steps,
         write=None if settings.write is None else tuple(settings.write),
-        affine=settings.affine,
+        freedom=settings.freedom,
     )
 
 

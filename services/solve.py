@@ -6,8 +6,6 @@ For montages that were taken by other systems, long ago or today, and for this s
 from __future__ import annotations
 
 import json
-import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,22 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from formats.conventions import Offsets
-from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile
+from formats.images import open_image
+from formats.montage import MontageFileError, PlacedMontage
 from formats.ome_tiff import write_ome_tiff
 from formats.positions import write_csv
 from formats.render import write_render
 from formats.tilem import read_tilem
-from processing.solve import MATCHED, AffineSolution, Solution, solve, solve_affine
+from processing.solve import Freedom
 from services.errors import PlainError
+from services.solved_montage import place, solve_montage
 
-MAX_RESIDUAL = 5.0  # px, median, up to which TilEM's stitches are accepted
 Frames = Callable[[], Iterator[NDArray[np.generic]]]
 
 
@@ -67,61 +64,11 @@ class Outputs:
         return written
 
 
-@dataclass(frozen=True, eq=False)
-class Solved:
-    """A montage of a file with its solution.
-
-    Attributes
-    ----------
-    montage : Montage
-    solution : Solution
-    affine : AffineSolution or None
-    seconds : float
-        Of solving.
-    """
-
-    montage: Montage
-    solution: Solution
-    affine: AffineSolution | None
-    seconds: float
-
-    @property
-    def residuals(self) -> NDArray[np.float64]:
-        """Residuals of the edges that were kept, in px."""
-        if self.affine is not None:
-            return self.affine.residuals[np.isfinite(self.affine.residuals)]
-        return np.delete(self.solution.residuals, self.solution.outliers)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the residuals are as small as a stitch needs."""
-        return bool(len(self.residuals) and np.median(self.residuals) < MAX_RESIDUAL)
-
-    def figures(self) -> dict[str, Any]:
-        """Give the figures of the solution by name, lengths in px."""
-        solution, left = self.solution, self.residuals
-        known = len(left) > 0
-        return {
-            "tiles": len(self.montage.names),
-            "edges": len(self.montage.edges.pairs),
-            "edges_rejected": len(solution.outliers),
-            "edges_without_match": self.montage.n_unmatched,
-            "islands": int((np.bincount(solution.component)[1:] > 1).sum()),
-            "tiles_placed_by_stage": sum(by != MATCHED for by in solution.placed_by),
-            "tiles_well_connected": int(solution.well_connected.sum()),
-            "residual_px_median": float(np.median(left)) if known else None,
-            "residual_px_p95": float(np.percentile(left, 95)) if known else None,
-            "offset_px_median": _offset(self.montage),
-            "accepted": self.accepted,
-            "seconds": self.seconds,
-        }
-
-
 def run_solve(
     path: Path,
     outputs: Outputs,
     *,
-    affine: bool = False,
+    freedom: Freedom = "auto",
     offsets: Offsets | None = None,
     json_file: Path | None = None,
 ) -> bool:
@@ -132,8 +79,8 @@ def run_solve(
     path : Path
         As `read_tilem` takes it.
     outputs : Outputs
-    affine : bool
-        Whether tiles may be turned, scaled and sheared, besides being moved.
+    freedom : {"auto", "translation", "affine", "lens", "affine+lens"}
+        What tiles may do.
     offsets : Offsets, optional
         What dX and dY mean in this file, if it is known.
     json_file : Path, optional
@@ -154,16 +101,12 @@ def run_solve(
         with _step(progress, "reading"):
             montage = read_tilem(path, offsets)
         with _step(progress, "solving"):
-            solved = solve_montage(montage, affine=affine)
+            solved = solve_montage(montage, freedom)
         placed = place(solved)
         written = outputs.write(placed, lambda: _images(placed), progress)
     figures = solved.figures()
-    console.print(_table(montage, figures))
-    console.print(
-        f"\n{'accepted' if solved.accepted else 'not accepted'}: median residual "
-        f"{_px(figures['residual_px_median'])}, limit {MAX_RESIDUAL:g} px",
-        highlight=False,
-    )
+    console.print(solved.table())
+    console.print(f"\n{solved.verdict()}", highlight=False, soft_wrap=True)
     if json_file is not None:
         told = {**figures, "read_as": montage.notes, "file": str(path)}
         try:
@@ -217,71 +160,6 @@ def export(client: Any, uid: str, outputs: Outputs) -> None:
     _tell(console, written)
 
 
-def solve_montage(montage: Montage, *, affine: bool = False) -> Solved:
-    """Solve a montage by translations, or by affine maps.
-
-    Raises
-    ------
-    MontageFileError
-        If the file told no match, or no points where maps are asked for.
-    """
-    edges = montage.edges
-    if not len(edges.pairs):
-        raise MontageFileError(
-            f"{montage.path}: none of its {len(montage.names)} tiles tells of a match with a "
-            "neighbour; expected `matcher` entries with pX, pY, qX, qY or dX, dY"
-        )
-    if affine and not any(len(points) for points in edges.points):
-        raise MontageFileError(
-            f"{montage.path} holds no points (pX, pY, qX, qY), which affine maps need; solve it "
-            "without --affine"
-        )
-    began = time.perf_counter()
-    maps = None
-    solution = solve(montage.nominal, edges.pairs, edges.offsets, edges.sd)
-    if affine:
-        maps = solve_affine(montage.nominal, edges.pairs, edges.points, montage.shape)
-    return Solved(montage, solution, maps, time.perf_counter() - began)
-
-
-def place(solved: Solved) -> PlacedMontage:
-    """Give a solved montage as exporters take it, its mosaic's first pixel at (0, 0)."""
-    montage, solution = solved.montage, solved.solution
-    if solved.affine is None:
-        places = solution.positions
-        linear = np.tile(np.eye(2), (len(places), 1, 1))
-    else:
-        places, linear = solved.affine.matrices[:, :, 2], solved.affine.matrices[:, :, :2]
-    origin = np.floor(places.min(axis=0))
-    stage = montage.stage + (solution.positions - montage.nominal) @ montage.to_stage.T
-    tiles = tuple(
-        PlacedTile(
-            tile=Path(name).stem,
-            row=int(montage.cells[number, 0]),
-            column=int(montage.cells[number, 1]),
-            x_px=float(places[number, 1] - origin[1]),
-            y_px=float(places[number, 0] - origin[0]),
-            sd_x_px=float(solution.sd[number, 1]),
-            sd_y_px=float(solution.sd[number, 0]),
-            residual_px=float(solution.tile_residuals[number]),
-            placed_by=solution.placed_by[number],
-            component=int(solution.component[number]),
-            stage_x_um=float(stage[number, 0]),
-            stage_y_um=float(stage[number, 1]),
-            image=montage.images[number],
-            # From (row, column) to (x, y): m00 and m10 are what a step along x does.
-            linear=(
-                float(linear[number, 1, 1]),
-                float(linear[number, 0, 1]),
-                float(linear[number, 1, 0]),
-                float(linear[number, 0, 0]),
-            ),
-        )
-        for number, name in enumerate(montage.names)
-    )
-    return PlacedMontage(montage.path.stem, tiles, montage.shape, montage.pixel_size, montage.angle)
-
-
 def parse_offsets(text: str) -> Offsets:
     """Read what dX and dY mean, such as "-x,y" or "y,x beyond raster".
 
@@ -312,50 +190,9 @@ def parse_offsets(text: str) -> Offsets:
 def _images(montage: PlacedMontage) -> Iterator[NDArray[np.generic]]:
     """Read the images of tiles that lie in files of their own."""
     for tile in montage.tiles:
-        try:
-            yield tifffile.imread(tile.image.path if tile.image else tile.tile)
-        except (OSError, tifffile.TiffFileError) as error:
-            raise MontageFileError(
-                f"the image of tile {tile.tile} cannot be read: {error}; OME-TIFF needs all "
-                "images, as TIFF beside the metadata"
-            ) from error
-
-
-def _offset(montage: Montage) -> float:
-    """Give how far the edges are from nominal, in px, median."""
-    a, b = montage.edges.pairs.T
-    beyond = montage.edges.offsets - (montage.nominal[b] - montage.nominal[a])
-    return float(np.median(np.linalg.norm(beyond, axis=1)))
-
-
-def _table(montage: Montage, figures: dict[str, Any]) -> Table:
-    """Lay the figures out for the terminal."""
-    height, width = montage.shape
-    rows, columns = np.ptp(montage.cells, axis=0) + 1
-    used = figures["edges"] - figures["edges_rejected"]
-    size = f", {montage.pixel_size:g} nm/px" if math.isfinite(montage.pixel_size) else ""
-    lines = {
-        "tiles": f"{figures['tiles']} of {height} × {width} px{size}, {rows} × {columns} places",
-        **montage.notes,
-        "edges": f"{used} used, {figures['edges_rejected']} rejected, "
-        f"{figures['edges_without_match']} without a match",
-        "islands": f"{figures['islands']}",
-        "placed by the stage": f"{figures['tiles_placed_by_stage']}",
-        "well connected": f"{figures['tiles_well_connected']}, whose edges all lie on loops that "
-        "close",
-        "offset from nominal": f"{figures['offset_px_median']:.1f} px median",
-        "residual": f"{_px(figures['residual_px_median'])} median, "
-        f"{_px(figures['residual_px_p95'])} p95",
-        "time": f"{figures['seconds']:.2f} s",
-    }
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in lines.items():
-        table.add_row(name, value)
-    return table
-
-
-def _px(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f} px"
+        if tile.image is None:
+            raise MontageFileError(f"tile {tile.tile} has no image; OME-TIFF needs all")
+        yield open_image(tile.image.path, tile.image.page).read()
 
 
 def _step(progress: Progress, name: str) -> ExitStack:

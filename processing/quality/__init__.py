@@ -3,6 +3,7 @@
 Rules on figures that other parts measure; no image is looked at here.
 """
 
+from processing.quality.agreement import Agreement, AgreementLimits
 from processing.quality.faults import FAULTS, HARMLESS, Fault, GoNoGo, Scope, Verdict
 from processing.quality.judge import Judge
 from processing.quality.steering import Advice, Decision, Steering
@@ -12,6 +13,8 @@ __all__ = [
     "FAULTS",
     "HARMLESS",
     "Advice",
+    "Agreement",
+    "AgreementLimits",
     "Decision",
     "Fault",
     "GoNoGo",

@@ -12,6 +12,7 @@ from statistics import geometric_mean, median
 from typing import Any
 
 from processing.quality import faults as named
+from processing.quality.agreement import Agreement
 from processing.quality.faults import FAULTS, Fault, GoNoGo, Scope, Verdict
 from processing.quality.history import RunningMedian
 from processing.quality.thresholds import Thresholds
@@ -409,22 +410,29 @@ class Judge:
         """Give the last word on each tile, by its index."""
         return {index: self._tiles[index].verdict for index in sorted(self._tiles)}
 
-    def montage(self, residual_px: float = NAN) -> GoNoGo:
+    def textured(self) -> dict[int, bool]:
+        """Return whether each tile shows anything to be matched by, by its index."""
+        return {
+            index: named.FEATURELESS not in {fault.name for fault in tile.verdict.faults}
+            for index, tile in self._tiles.items()
+        }
+
+    def montage(self, agreement: Agreement | None = None) -> GoNoGo:
         """Judge the montage as it stands.
 
         Parameters
         ----------
-        residual_px : float
-            Median residual of its solution, in px; nan if there is none.
+        agreement : Agreement, optional
+            How well its solution agrees with all matches that were believed.
 
         Returns
         -------
         GoNoGo
         """
-        reasons = tuple(self._reasons(residual_px))
+        reasons = tuple(self._reasons(agreement))
         return GoNoGo(not reasons, reasons)
 
-    def _reasons(self, residual_px: float) -> Iterator[str]:
+    def _reasons(self, agreement: Agreement | None) -> Iterator[str]:
         limits, tiles = self._limits, list(self._tiles.values())
         if len(tiles) < self._n_tiles:
             yield f"{self._n_tiles - len(tiles)} of {self._n_tiles} tiles are missing"
@@ -441,8 +449,8 @@ class Judge:
         spread = self._scores.spread / self._scores.median if self._usual(self._scores) else 0.0
         if spread > limits.most_focus_spread:
             yield f"the focus scatters by {spread:.2f}, over {limits.most_focus_spread}"
-        if residual_px > limits.most_residual:
-            yield f"the median residual is {residual_px:.1f} px, over {limits.most_residual} px"
+        if agreement is not None:
+            yield from limits.reasons(agreement)
 
 
 def _offset(data: Mapping[str, Any]) -> float | None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from processing.quality.agreement import AgreementLimits
+
 
 @dataclass(frozen=True)
-class Thresholds:
-    """From where on a tile, or a montage, is at fault.
+class Thresholds(AgreementLimits):
+    """From where on a tile, or a montage, is at fault; what its solution must keep, too.
 
     A relative limit is a fraction of the median of the montage's good tiles so far, and holds once
     there are `least_tiles` of them.
@@ -57,8 +59,6 @@ class Thresholds:
     most_focus_spread : float
         Greatest spread of the focus scores: 1.4826 times the median absolute deviation, over the
         median.
-    most_residual : float
-        Greatest median residual of the solution, in px.
 
     Raises
     ------
@@ -86,7 +86,6 @@ class Thresholds:
     most_unmatched: float = 0.05
     least_contrast: float = 0.02
     most_focus_spread: float = 0.5
-    most_residual: float = 5.0
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -3,7 +3,7 @@
 Wrong matches are left out and missing ones are bridged, so no single pair spoils a mosaic.
 """
 
-from processing.solve.flexible import MapSolution, solve_maps
+from processing.solve.flexible import MapSolution, solve_maps, solve_maps_of_matches
 from processing.solve.incremental import IncrementalSolver, Snapshot, warm_up
 from processing.solve.maps import TileMaps
 from processing.solve.model_choice import Freedom, Model, Trial
@@ -29,6 +29,7 @@ __all__ = [
     "Trial",
     "solve",
     "solve_maps",
+    "solve_maps_of_matches",
     "solve_matches",
     "warm_up",
     "well_connected",

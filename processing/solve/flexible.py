@@ -5,13 +5,14 @@ Of that freedom no more is used than helps: matches that were held out tell what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from processing.lens.model import MAX_DEGREE, LensModel, terms
+from processing.matching import Match
 from processing.solve.equations import RIGID, Frames, Points
 from processing.solve.least_squares import lengths
 from processing.solve.maps import TileMaps
@@ -120,6 +121,41 @@ def solve_maps(
     without = np.isnan(disagreement)
     disagreement[without] = translation.residuals[without]
     return MapSolution(maps, trials, disagreement, translation)
+
+
+def solve_maps_of_matches(
+    nominal: ArrayLike,
+    matches: Mapping[tuple[int, int], Match],
+    shape: tuple[int, int],
+    freedom: Freedom = "auto",
+) -> MapSolution:
+    """Solve a montage from the matches of its pairs of tiles: `solve_maps` by those that are good.
+
+    Parameters
+    ----------
+    nominal : array_like, shape (n, 2)
+        Nominal (row, column) of each tile's first pixel, in px.
+    matches : mapping of (int, int) to Match
+        By the indices (a, b) of the two tiles.
+    shape : (int, int)
+        (height, width) of the tiles, in px.
+    freedom : {"auto", "translation", "affine", "lens", "affine+lens"}
+
+    Returns
+    -------
+    MapSolution
+        Its figures a match are of the good ones only, in the mapping's order.
+    """
+    good = {pair: match for pair, match in matches.items() if match.good}
+    return solve_maps(
+        nominal,
+        np.array(list(good), dtype=np.intp).reshape(-1, 2),
+        np.array([(match.drow, match.dcol) for match in good.values()]).reshape(-1, 2),
+        [match.points for match in good.values()],
+        shape,
+        sd=np.array([match.sd for match in good.values()]),
+        freedom=freedom,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -264,7 +264,7 @@ def test_steps_can_be_left_out(montage, make_processor, recorder):
 
 
 def test_tiles_may_have_affine_maps(montage, make_processor, recorder):
-    processor = make_processor(settings=replace(SETTINGS, affine=True))
+    processor = make_processor(settings=replace(SETTINGS, freedom="affine"))
     feed(processor, montage.documents())
     assert processor.wait(WAIT)
     assert recorder.stops[0]["exit_status"] == "success"
@@ -278,6 +278,19 @@ def test_tiles_may_have_affine_maps(montage, make_processor, recorder):
         assert abs(one["row_by_column"]) + abs(one["column_by_row"]) < 2e-3
         assert one["row_px"] == pytest.approx(position["row_px"], abs=0.3)
         assert one["column_px"] == pytest.approx(position["column_px"], abs=0.3)
+
+
+def test_tiles_that_are_not_bent_are_not_given_maps(montage, processor, recorder):
+    feed(processor, montage.documents())
+    assert processor.wait(WAIT)
+    assert not recorder.table("affine")
+    assert not recorder.table("lens")
+    (summary,) = recorder.table("montage")
+    assert summary["model"] == "translations"
+    assert summary["matches_rejected_share"] == 0
+    assert summary["residual_px_p95"] < 0.3
+    assert summary["closing_px_max"] < 0.5
+    assert summary["go"]
 
 
 def test_a_disk_without_room_for_processed_tiles_costs_these_only(

@@ -6,13 +6,16 @@ Not with those that the solver kept: what it threw out may be what it tore apart
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from processing.solve.flexible import MapSolution
-from processing.solve.translation import MATCHED
+if TYPE_CHECKING:  # these limits are asked for where nothing is solved
+    from processing.solve import MapSolution
 
 NAN = float("nan")
+STAGE = "stage"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Agreement:
     rejected : int
         Matches that the solver left out.
     unplaced : int
-        Tiles that no match ties to another.
+        Tiles that no match ties to another, of those that show anything to be matched by.
     islands : int
         Sets of tiles apart from the largest, of two or more.
     median, p95, largest : float
@@ -60,16 +63,25 @@ class Agreement:
         return self.unplaced / self.tiles
 
     @classmethod
-    def of(cls, solution: MapSolution) -> Agreement:
-        """Sum a solution up."""
+    def of(cls, solution: MapSolution, textured: NDArray[np.bool_] | None = None) -> Agreement:
+        """Sum a solution up.
+
+        Parameters
+        ----------
+        solution : MapSolution
+        textured : ndarray of bool, shape (n,), optional
+            Whether each tile shows anything to be matched by; those that do not may be without a
+            match.
+        """
         translation, apart = solution.translation, solution.disagreement
+        alone = np.array([by == STAGE for by in translation.placed_by])
         closing = apart[translation.closing]
         sizes = np.bincount(translation.component)
         return cls(
             tiles=len(translation.positions),
             matches=len(apart),
             rejected=len(translation.outliers),
-            unplaced=sum(by != MATCHED for by in translation.placed_by),
+            unplaced=int((alone if textured is None else alone & textured).sum()),
             islands=int((sizes[1:] > 1).sum()),
             median=float(np.median(apart)) if len(apart) else NAN,
             p95=float(np.percentile(apart, 95)) if len(apart) else NAN,
@@ -106,7 +118,7 @@ class AgreementLimits:
     def reasons(self, agreement: Agreement) -> tuple[str, ...]:
         """Return why a montage is not accepted; nothing if it is."""
         if not agreement.matches:
-            return ("no two tiles match",)
+            return ("no two tiles match",) if agreement.tiles > 1 else ()
         found = []
         for what, value, limit, unit in (
             ("the median disagreement of neighbours", agreement.median, self.most_residual, " px"),
