@@ -24,7 +24,8 @@ from formats.render import tile_specs
 from formats.tilem import read_tilem
 from services.cli import app
 from services.errors import PlainError
-from services.solve import Outputs, export, parse_offsets, place, run_solve, solve_montage
+from services.solve import Outputs, export, parse_offsets, run_solve
+from services.solved_montage import place, solve_montage
 from tests.callbacks.montage import SimulatedMontage, feed
 from tests.callbacks.tiled import KEY, TiledProcess
 from tests.formats.temca import Temca
@@ -43,8 +44,8 @@ def write(tmp_path):
 def judge(montage, truth, limit=1.0):
     """Solve it and hold it against the truth; gives what was solved."""
     solved = solve_montage(montage)
-    errors = truth.errors(solved.solution.positions)
-    sure = solved.solution.well_connected
+    errors = truth.errors(solved.solution.translation.positions)
+    sure = solved.solution.translation.well_connected
     assert sure.mean() > 0.9
     assert np.sqrt((errors[sure] ** 2).mean()) < limit
     return solved
@@ -66,7 +67,7 @@ def test_a_montage_of_a_real_size_is_solved(write, points):
     assert figures["accepted"]
     assert figures["residual_px_median"] < 0.5
     assert truth.n_wrong * 0.7 <= figures["edges_rejected"] <= truth.n_wrong * 1.1
-    assert len(solved.solution.outliers) > 20
+    assert len(solved.solution.translation.outliers) > 20
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_of_several_entries_of_a_pair_one_wrong_one_does_not_count(write):
     content[1]["data"][1]["matcher"] = [wrong, entry, dict(entry)]
     montage = read_tilem(write(content))
     assert len(montage.edges.pairs) == truth.n_edges
-    assert judge(montage, truth).solution.outliers == ()
+    assert judge(montage, truth).solution.translation.outliers == ()
 
 
 def test_affine_maps_bring_turned_tiles_together(write):
@@ -237,10 +238,10 @@ def test_affine_maps_bring_turned_tiles_together(write):
                 entry[f"{name}X"] = (x - odd * turn * (y - 1920)).tolist()
                 entry[f"{name}Y"] = (y + odd * turn * (x - 1920)).tolist()
     montage = read_tilem(write(content))
-    moved, mapped = solve_montage(montage), solve_montage(montage, affine=True)
-    assert np.median(mapped.residuals) < np.median(moved.residuals) / 2
+    moved, mapped = solve_montage(montage, "translation"), solve_montage(montage, "affine")
+    assert mapped.agreement.median < moved.agreement.median / 2
     tiles = place(mapped).tiles
-    maps = np.array([tile.linear for tile in tiles])  # m00, m10, m01, m11
+    maps = np.array([tile.map[:4] for tile in tiles])  # m00, m10, m01, m11
     np.testing.assert_allclose(maps[:, [0, 3]], 1, atol=2e-3)
     turned = (maps[:, 1] - maps[:, 2]) / 2
     odd = np.array([tile.column % 2 for tile in tiles], bool)
@@ -312,7 +313,7 @@ def test_what_cannot_be_solved_or_written_is_a_plain_error(write, tmp_path):
         run_solve(write(alone.metadata()), Outputs())
     path = write(Temca(3, 3, points=False, unmatched=0).metadata())
     with pytest.raises(MontageFileError, match="holds no points"):
-        run_solve(path, Outputs(), affine=True)
+        run_solve(path, Outputs(), freedom="affine")
     with pytest.raises(MontageFileError, match="cannot be written: "):
         run_solve(path, Outputs(csv=tmp_path / "none" / "x.csv"))
     with pytest.raises(MontageFileError, match="image of tile 20170_T4_0_0 cannot be read"):
@@ -337,7 +338,7 @@ def test_the_command_solves_tells_and_writes(write, tmp_path):
     options = [str(part) for pair in zip(names, outputs, strict=True) for part in pair]
     result = CliRunner().invoke(app, ["solve", str(path), *options])
     assert result.exit_code == 0, result.output
-    assert "accepted: median residual" in result.output
+    assert "accepted: neighbours disagree by" in result.output
 
     with outputs[0].open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -374,7 +375,7 @@ def test_what_does_not_fit_is_not_accepted(write):
             entry["pX"] = (np.array(entry["pX"]) + rng.normal(0, 20)).tolist()
     result = CliRunner().invoke(app, ["solve", str(write(content))])
     assert result.exit_code == 1
-    assert "not accepted: median residual" in result.output
+    assert "not accepted: the median disagreement of neighbours is" in result.output
 
 
 def check_tile_specs(specs, count):
