@@ -1,34 +1,23 @@
-"""`temline solve` and `temline export`: files of other systems against their truth, and back."""
+"""Metadata of TilEM and TEMCA, of the forms that there are, held against the truth."""
 
 from __future__ import annotations
 
-import csv
+import gzip
 import json
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import tifffile
-from typer.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from callbacks.folders import DataFolders
-from callbacks.tile_jobs import ProcessorSettings
-from callbacks.tile_processor import TileProcessor
-from callbacks.tiled_sink import TiledSink
-from formats.conventions import Offsets
 from formats.montage import MontageFileError
-from formats.ome_tiff import write_ome_tiff
-from formats.render import tile_specs
 from formats.tilem import read_tilem
-from services.cli import app
-from services.errors import PlainError
-from services.solve import Outputs, export, parse_offsets, run_solve
+from services.solve import parse_offsets
 from services.solved_montage import place, solve_montage
-from tests.callbacks.montage import SimulatedMontage, feed
-from tests.callbacks.tiled import KEY, TiledProcess
-from tests.formats.temca import Temca
+from tests.formats.temca import RealTemca, Temca
+from tests.formats.tiles import read_or_refuse
 
 
 @pytest.fixture
@@ -285,12 +274,26 @@ TILE = (1, "data", 4)
         ),
         (
             broken((*TILE, "matcher", 0, "pX"), [1.0]),
-            r"tile 4 \(20170_T4_1_1.tif\), left: pX, pY, qX and qY have the lengths \[1, 3\]",
+            r"tile 4 \(20170_T4_1_1.tif\), matcher 0: pX, pY, qX and qY have the lengths \[1, 3\]",
         ),
         (
-            broken((*TILE, "img_meta", "raster_pos"), [0, 0]),
-            r"20170_T4_0_0.tif and 20170_T4_1_1.tif both stand in row 0, column 0",
+            broken((*TILE, "matcher", 0, "pX"), [math.nan, 1.0, 2.0]),
+            r"tile 4 \(20170_T4_1_1.tif\): matcher.0.pX.0: .*finite number, found nan",
         ),
+        (
+            broken((*TILE, "matcher", 0, "dX"), math.inf),
+            r"matcher.0.dX: .*finite number, found inf",
+        ),
+        (broken((*TILE, "img_meta"), [1]), r"tile 4 .*: img_meta: found \[1\], expected a mapping"),
+        (broken((*TILE, "matcher"), {"a": 1}), "tile 4 .*: matcher: .* valid list, found {'a': 1}"),
+        (
+            broken((0, "metadata", "calibration", "highmag"), [1]),
+            r"metadata: highmag: found \[1\], expected a mapping",
+        ),
+        (broken((0, "metadata", "calibration"), 3), "calibration: found 3, expected a mapping"),
+        (broken((0, "metadata", "camera_info", "width"), -5), "width: .*greater than 0, found -5"),
+        (broken((*TILE, "img_meta", "raster_pos"), [1e300, 0]), "raster_pos.*found 1e"),
+        ("[]", "holds an empty list; a montage is"),
         (
             [{"metadata": {}}, {"data": [{"img_path": "a.tif"}]}],
             r"tile 0 \(a.tif\): it tells no place in the grid; expected raster_pos",
@@ -307,201 +310,123 @@ def test_files_of_another_form_say_what_was_found(write, content, message):
     assert "_metadata_1.json" in str(refused.value)
 
 
-def test_what_cannot_be_solved_or_written_is_a_plain_error(write, tmp_path):
-    alone = Temca(2, 2, unmatched=0, sides=())
-    with pytest.raises(MontageFileError, match="none of its 4 tiles tells of a match"):
-        run_solve(write(alone.metadata()), Outputs())
-    path = write(Temca(3, 3, points=False, unmatched=0).metadata())
-    with pytest.raises(MontageFileError, match="holds no points"):
-        run_solve(path, Outputs(), freedom="affine")
-    with pytest.raises(MontageFileError, match="cannot be written: "):
-        run_solve(path, Outputs(csv=tmp_path / "none" / "x.csv"))
-    with pytest.raises(MontageFileError, match="image of tile 20170_T4_0_0 cannot be read"):
-        run_solve(path, Outputs(ome=tmp_path / "ome"))
-    assert list((tmp_path / "ome").iterdir()) == []
-    with pytest.raises(MontageFileError, match="cannot be read: No such file"):
-        read_tilem(tmp_path / "none.json")
-    for text in ("z", "x", "x,x", "x,y roof"):
-        with pytest.raises(PlainError, match="expected x and y with their signs"):
-            parse_offsets(text)
-    assert parse_offsets("-y,x raster") == Offsets("raster", True, 1, -1)
+# As TEMCA writes it
 
 
-# What is written
+@pytest.mark.parametrize(
+    ("truth", "sides"),
+    [
+        (RealTemca(), "2 left, 3 top"),
+        # The same numbers are other sides where p is in the tile itself: loops tell.
+        (RealTemca(p_in_tile=True, codes=(3, 0)), "0 top, 3 left"),
+        (RealTemca(codes=(7, 9)), "7 left, 9 top"),
+    ],
+    ids=["TEMCA's codes", "clockwise", "codes that nobody knows"],
+)
+def test_a_file_in_the_form_of_a_real_one_is_read_and_solved(write, truth, sides):
+    montage = read_tilem(write(truth.metadata()))
+    assert montage.notes["sides"] == sides
+    assert len(montage.edges.pairs) == truth.n_edges - truth.unmatched
+    assert montage.n_unmatched == truth.unmatched
+    assert {len(points) for points in montage.edges.points} == {10}
+    solved = solve_montage(montage)
+    assert solved.accepted
+    assert solved.solution.translation.outliers == ()
+    assert solved.solution.model.freedom == "affine+lens"
+    assert solved.agreement.p95 < 1.5
+    # All over each tile, up to an affine map of the whole, pixels come to where they lie.
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform(0, truth.side - 1, (20, 2))
+    tiles = np.arange(len(truth.cells))
+    true = np.array([truth.bent(tile, pixels) for tile in tiles]).reshape(-1, 2)
+    found = solved.solution.maps.forward(tiles[:, None], pixels).reshape(-1, 2)
+    terms = np.column_stack([np.ones(len(found)), (found - found.mean(axis=0)) / found.std()])
+    left = true - terms @ np.linalg.lstsq(terms, true, rcond=None)[0]
+    assert np.sqrt((left**2).sum(axis=1).mean()) < 10.0
 
 
-def test_the_command_solves_tells_and_writes(write, tmp_path):
-    truth = Temca(wrong=0.02)
-    path = write(truth.metadata())
-    outputs = [tmp_path / name for name in ("p.csv", "r.json", "f.json")]
-    names = ("--csv", "--render", "--json")
-    options = [str(part) for pair in zip(names, outputs, strict=True) for part in pair]
-    result = CliRunner().invoke(app, ["solve", str(path), *options])
-    assert result.exit_code == 0, result.output
-    assert "accepted: neighbours disagree by" in result.output
-
-    with outputs[0].open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(int(row["row"]), int(row["column"])) for row in rows] == truth.cells
-    places = np.array([[float(row["y_px"]), float(row["x_px"])] for row in rows])
-    assert places.min() >= 0
-    assert np.median(truth.errors(places)) < 0.6
-    # Where the stage would be: its own place, moved by what the tile was.
-    stage = np.array([[float(row["stage_x_um"]), float(row["stage_y_um"])] for row in rows])
-    moved = (truth.true - truth.staged) * truth.pixel_size / 1000
-    moved -= moved.mean(axis=0)
-    c, s = np.cos(np.radians(truth.angle)), np.sin(np.radians(truth.angle))
-    expected = np.column_stack(
-        [moved[:, 1] * c - moved[:, 0] * s, moved[:, 1] * s + moved[:, 0] * c]
-    )
-    apart = stage - truth.stage / 1000 - expected
-    assert np.median(np.abs(apart - np.median(apart, axis=0))) < 0.005
-
-    specs = json.loads(outputs[1].read_text())
-    check_tile_specs(specs, len(truth.cells))
-    np.testing.assert_allclose([offset(spec) for spec in specs], places[:, ::-1], atol=1e-3)
-    assert specs[1]["mipmapLevels"]["0"]["imageUrl"] == (tmp_path / "20170_T4_1_0.tif").as_uri()
-    figures = json.loads(outputs[2].read_text())
-    assert figures["tiles"] == len(truth.cells)
-    assert figures["edges_rejected"] > 0
+def test_a_gzipped_file_is_read(tmp_path):
+    truth = RealTemca(6, 6)
+    path = tmp_path / "_metadata_1.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(truth.metadata()).encode()))
+    assert len(read_tilem(path).edges.pairs) == truth.n_edges - truth.unmatched
 
 
-def test_what_does_not_fit_is_not_accepted(write):
-    truth = Temca(wrong=0.0)
+def test_a_tile_that_was_taken_again_counts_as_it_was_taken_last(write):
+    truth = RealTemca(again=3)
+    montage = read_tilem(write(truth.metadata()))
+    assert len(montage.names) == len(truth.cells)
+    assert not any("first" in name for name in montage.names)
+    assert montage.notes["taken again"] == "3 tiles; the last of each counts"
+    assert solve_montage(montage).accepted
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("row0/tile_0.tif", "row1/tile_0.tif"), ("row0/tile_0.tif", "row1/tile_0.tif")),
+        ((r"C:\data\a\t.tif", r"C:\data\b\t.tif"), ("a/t.tif", "b/t.tif")),
+        (("one.tif", "one.tif"), ("one.tif", "one.tif (2)")),
+    ],
+)
+def test_names_keep_tiles_apart(write, names, expected):
+    content = Temca(1, 2, unmatched=0, wrong=0.0).metadata()
+    for tile, name in zip(content[1]["data"], names, strict=True):
+        tile["img_path"] = name
+    montage = read_tilem(write(content))
+    assert montage.names == expected
+    ids = [tile.tile for tile in place(solve_montage(montage)).tiles]
+    assert len(set(ids)) == 2
+
+
+def test_matches_that_fit_no_convention_are_refused(write):
+    """Sides that are mixed up at random: no reading closes their loops."""
+    truth = Temca(spread=300.0, points=False, wrong=0.0)
     content = truth.metadata()
-    rng = np.random.default_rng(4)
-    for tile in content[1]["data"]:
-        for entry in tile["matcher"]:
-            entry["pX"] = (np.array(entry["pX"]) + rng.normal(0, 20)).tolist()
-    result = CliRunner().invoke(app, ["solve", str(write(content))])
-    assert result.exit_code == 1
-    assert "not accepted: the median disagreement of neighbours is" in result.output
+    rng = np.random.default_rng(0)
+    entries = [entry for tile in content[1]["data"] for entry in tile["matcher"]]
+    mixed = rng.permutation(len(entries))
+    values = [(entry["dX"], entry["dY"]) for entry in entries]
+    for entry, other in zip(entries, mixed, strict=True):
+        entry["dX"], entry["dY"] = values[other]
+    with pytest.raises(MontageFileError, match="fit no known convention: .* loops of four"):
+        read_tilem(write(content))
 
 
-def check_tile_specs(specs, count):
-    """Hold tile specs against the rules of `render`."""
-    assert len({spec["tileId"] for spec in specs}) == len(specs) == count
-    for spec in specs:
-        assert spec["width"] > 0
-        assert spec["height"] > 0
-        assert spec["minIntensity"] < spec["maxIntensity"]
-        assert {"sectionId", "imageRow", "imageCol"} <= set(spec["layout"])
-        assert spec["transforms"]["type"] == "list"
-        (leaf,) = spec["transforms"]["specList"]
-        assert leaf["type"] == "leaf"
-        assert leaf["className"] == "mpicbg.trakem2.transform.AffineModel2D"
-        assert len([float(value) for value in leaf["dataString"].split()]) == 6
+def test_a_grid_with_a_far_cell_needs_no_memory_for_what_is_between(write):
+    content = Temca(3, 3, unmatched=0).metadata()
+    content[1]["data"][8]["img_meta"]["raster_pos"] = [900_000, 900_000]
+    assert len(read_tilem(write(content)).names) == 9
 
 
-def offset(spec):
-    return [float(v) for v in spec["transforms"]["specList"][0]["dataString"].split()[4:]]
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+KEYS = [
+    (0, "metadata"), (0, "metadata", "overlap"), (0, "metadata", "calibration"),
+    (0, "metadata", "calibration", "highmag"), (0, "metadata", "camera_info"), (1, "data"),
+    (1, "data", 4), (1, "data", 4, "img_path"), (1, "data", 4, "img_meta"),
+    (1, "data", 4, "img_meta", "stage_pos"), (1, "data", 4, "img_meta", "raster_pos"),
+    (1, "data", 4, "img_meta", "angle"), (1, "data", 4, "matcher"), (1, "data", 4, "matcher", 0),
+    (1, "data", 4, "matcher", 0, "position"), (1, "data", 4, "matcher", 0, "pX"),
+    (1, "data", 4, "matcher", 0, "match_quality"), (1, "data", 4, "matcher", 0, "row"),
+]  # fmt: skip
 
 
-def ome_places(path):
-    """Read the names, places (x, y) in µm and units of an OME-TIFF file's images."""
-    with tifffile.TiffFile(path) as file:
-        described = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
-        frames = [series.asarray() for series in file.series]
-    planes = [image["Pixels"]["Plane"] for image in described]
-    assert {plane["PositionXUnit"] for plane in planes} == {"µm"}
-    places = np.array([[plane["PositionX"], plane["PositionY"]] for plane in planes])
-    return [image["Name"] for image in described], places, frames, described
-
-
-def test_images_beside_the_metadata_go_to_ome_tiff(write, tmp_path):
-    truth = Temca(3, 4, side=64, spread=3, unmatched=0, wrong=0.0, overlap=0.3)
-    path = write(truth.metadata())
-    rng = np.random.default_rng(2)
-    images = [rng.integers(0, 60000, (64, 64), np.uint16) for _ in truth.cells]
-    for (row, column), image in zip(truth.cells, images, strict=True):
-        tifffile.imwrite(tmp_path / f"20170_T4_{column}_{row}.tif", image)
-    assert run_solve(path, Outputs(ome=tmp_path / "ome"))
-    names, places, frames, described = ome_places(tmp_path / "ome" / "_metadata_1.ome.tif")
-    assert names[1] == "20170_T4_1_0"
-    np.testing.assert_array_equal(frames, images)
-    assert described[0]["Pixels"]["PhysicalSizeX"] == pytest.approx(0.00395)
-    solved = places[:, ::-1] * [-1, 1] / 0.00395  # y is upwards
-    assert truth.errors(solved).max() < 2
-
-
-# Runs of this stack
-
-
-@pytest.fixture(scope="module")
-def acquired(tmp_path_factory):
-    """A montage that was processed and written to Tiled; gives the client and the montage."""
-    folder = tmp_path_factory.mktemp("tiled")
-    tiled = TiledProcess(folder, folder)
-    tiled.start()
-    montage = SimulatedMontage(folder, rows=2, columns=3, seed=8)
-    sink = TiledSink(tiled.uri, KEY, folder / "kept")
-    with ThreadPoolExecutor(2) as pool:
-        settings = ProcessorSettings(frame_timeout=0.3, reference_timeout=5.0)
-        processor = TileProcessor(pool, sink, settings, DataFolders(folder))
-
-        def both(name, doc):
-            sink(name, doc)
-            processor(name, doc)
-
-        try:
-            raw_uid = feed(both, montage.documents())
-            assert processor.close(60)
-            assert sink.close(60)
-            yield tiled, montage, raw_uid
-        finally:
-            tiled.kill()
-
-
-def test_a_processed_run_is_exported_in_every_form(acquired, tmp_path):
-    tiled, montage, raw_uid = acquired
-    client = tiled.client()
-    outputs = Outputs(tmp_path / "p.csv", tmp_path / "r.json", tmp_path / "ome")
-    export(client, raw_uid, outputs)
-    with outputs.csv.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    places = np.array([[float(row["y_px"]), float(row["x_px"])] for row in rows])
-    apart = places - montage.true
-    assert np.abs(apart - apart.mean(axis=0)).max() < 0.2
-    specs = json.loads(outputs.render.read_text())
-    check_tile_specs(specs, 6)
-    np.testing.assert_allclose([offset(spec) for spec in specs], places[:, ::-1], atol=1e-3)
-
-    (path,) = outputs.ome.iterdir()
-    names, positions, frames, described = ome_places(path)
-    assert names == [spec["tileId"] for spec in specs]
-    size = described[0]["Pixels"]["PhysicalSizeX"]
-    np.testing.assert_allclose(positions * [1, -1] / size, places[:, ::-1], atol=1e-3)
-    # What is kept of each tile stands at the place of that very tile.
-    uid = path.name.removesuffix(".ome.tif")
-    kept = client[uid]["tile"]["frame"]
-    table = client[uid]["tile"].base["internal"].read()
-    for number, frame in enumerate(frames):
-        at = int(np.flatnonzero(table["tile_index"] == number)[0])
-        np.testing.assert_array_equal(frame, np.squeeze(kept[at]))
-    # By the processed run's uid it is the same.
-    again = Outputs(csv=tmp_path / "again.csv")
-    export(client, uid, again)
-    assert again.csv.read_text() == outputs.csv.read_text()
-
-
-def test_runs_that_are_not_there_are_plain_errors(acquired, tmp_path):
-    tiled, *_ = acquired
-    with pytest.raises(MontageFileError, match="there is no run nonsense"):
-        export(tiled.client(), "nonsense", Outputs(csv=tmp_path / "p.csv"))
-
-
-def test_export_without_an_output_is_a_mistake():
-    with pytest.raises(PlainError, match="nothing to write: give --csv"):
-        CliRunner().invoke(app, ["export", "x"], catch_exceptions=False)
-
-
-def test_ome_tiff_needs_a_pixel_size(write, tmp_path):
-    truth = Temca(3, 3, unmatched=0)
-    content = truth.metadata()
-    content[0]["metadata"]["calibration"] = {}
-    for tile in content[1]["data"]:
-        tile["img_meta"] = {"raster_pos": tile["img_meta"]["raster_pos"]}
-    placed = place(solve_montage(read_tilem(write(content))))
-    with pytest.raises(MontageFileError, match="tells no pixel size"):
-        write_ome_tiff(tmp_path, placed, [])
-    assert "pixelsize" not in tile_specs(placed)[0]["layout"]
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(KEYS), anything)
+def test_whatever_stands_in_a_file_it_is_read_or_refused_in_one_line(tmp_path_factory, keys, value):
+    content = RealTemca(3, 4, unmatched=0).metadata()
+    part = content
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    path = tmp_path_factory.mktemp("any") / "_metadata_1.json"
+    path.write_text(json.dumps(content))
+    montage = read_or_refuse([path])
+    if montage is not None:
+        assert np.isfinite(montage.edges.offsets).all()
