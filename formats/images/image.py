@@ -18,7 +18,7 @@ from formats.images.opening import guarded, open_source
 from formats.images.source import Shape, Window
 
 MAX_SAMPLES = 8  # images that the levels of a file, or of a set, are found by
-MAX_SAMPLE = 2**22  # pixels of each, in bands
+MAX_SAMPLE = 2**20  # pixels of each, in bands of rows
 BANDS = 16
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
@@ -30,7 +31,7 @@ DTYPES = {0: "u1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 16: "u1", 101: "u1"}
 """By mode. The standard has 0, 1, 2, 6, 12 and 101; IMOD 16, that is red, green and blue bytes."""
 COMPLEX = 3, 4
 COLOUR, NIBBLES = 16, 101
-UNPACK = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
+UNPACK: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 IMOD_WORDS = slice(40, 48)  # of what mrcfile calls extra2: the stamp and the flags
 OLDEST_SIDE = 2**16  # of an image in a file without a mark
 
@@ -90,7 +91,7 @@ class MrcSource:
 
     def __init__(self, path: Path, page: int | None) -> None:
         self._path = path
-        with closing(_opened(path)) as file:
+        with _opened(path) as file:
             header = _header(file.read(HEADER_DTYPE.itemsize))
         if header is None:
             raise ImageFormatError(
@@ -130,7 +131,7 @@ class MrcSource:
         layout = self._layout
         first = layout.start + self._page * layout.section_bytes + rows.start * layout.row_bytes
         length = (rows.stop - rows.start) * layout.row_bytes
-        with closing(_opened(self._path)) as file:
+        with _opened(self._path) as file:
             file.seek(first)
             content = file.read(length)
         if len(content) < length:
@@ -155,15 +156,18 @@ class MrcSource:
         )
 
 
-def _opened(path: Path) -> IO[bytes]:
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file, whether it is compressed or not."""
-    file = path.open("rb")
-    start = file.read(HEADER_DTYPE.itemsize)
-    file.seek(0)
-    # The width may happen to look like the mark of a compressed file.
-    if _header(start) is None and start[:2] in UNPACK:
-        return UNPACK[start[:2]](file)  # type: ignore[operator]
-    return file
+    with path.open("rb") as file:
+        start = file.read(HEADER_DTYPE.itemsize)
+        file.seek(0)
+        # The width may happen to look like the mark of a compressed file.
+        if _header(start) is not None or not is_compressed(start):
+            yield file
+            return
+        with UNPACK[start[:2]](file) as unpacked:
+            yield unpacked
 
 
 def _header(start: bytes) -> np.void | None:

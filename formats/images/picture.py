@@ -46,7 +46,9 @@ class PictureSource:
             self._page = choose_page(path, page, self._count)
             picture.seek(self._page)
             self._mode, self._size = picture.mode, picture.size
-            self._orientation = int(picture.getexif().get(ORIENTATION, 1))
+            # Of a PNG, its own method would decode the pixels first, to look behind them.
+            exif = Image.Image.getexif(picture)
+            self._orientation = int(exif.get(ORIENTATION, 1))
             self._pixel_size = printed_pixel(picture.info.get("dpi", (0, 0)))
             self._deep = self._count == 1 and _is_deep(path)
         require_size(path, self._size[::-1], 2 * Image.getmodebands(self._mode))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from formats.images import open_image
 from ioc.drivers.protocol import (
     Axis,
     ColumnReading,
@@ -44,7 +45,6 @@ from simulation import (
 )
 from simulation import LostFrameError as SimulatedLossError
 from simulation.specimen import ImageSpecimen, NeuropilSection, PointGrid, Tape
-from simulation.specimen.files import load_micrograph
 
 UNITS = {"x": ("um", 3), "y": ("um", 3), "z": ("um", 3), "tilt": ("deg", 3)}
 BITS: dict[PixelType, int] = {"UInt8": 8, "UInt16": 16}
@@ -225,7 +225,7 @@ def make_specimen(
     Parameters
     ----------
     name : str
-        "neuropil", "points", "tape", or the path of a PNG, TIFF or MRC image.
+        "neuropil", "points", "tape", or the path of an image.
     seed : int
     pixel_size : float, optional
         Of an image, in nm; else what its file says, else a size that fills some tiles.
@@ -252,8 +252,8 @@ def make_specimen(
         raise ValueError(
             f"specimen is {name!r}; it must be {', '.join(built_in)} or the path of an image"
         )
-    image = load_micrograph(name)
-    return ImageSpecimen(image.pixels, pixel_size or image.pixel_size or "auto", seed=seed)
+    image = open_image(name)
+    return ImageSpecimen(image.read(), pixel_size or image.pixel_size or "auto", seed=seed)
 
 
 def _compile(settings: MicroscopeSettings, specimen: Any) -> None:
