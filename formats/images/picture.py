@@ -51,7 +51,8 @@ class PictureSource:
             self._orientation = int(exif.get(ORIENTATION, 1))
             self._pixel_size = printed_pixel(picture.info.get("dpi", (0, 0)))
             self._deep = self._count == 1 and _is_deep(path)
-        require_size(path, self._size[::-1], 2 * Image.getmodebands(self._mode))
+        bands = Image.getmodebands(self._mode)
+        require_size(path, self._size[::-1], bands * self.facts.dtype.itemsize)
 
     @property
     def facts(self) -> Facts:

@@ -113,7 +113,7 @@ def test_four_bits(tmp_path):
         even = np.pad(expected, ((0, 0), (0, width % 2)))
         packed = even[:, ::2] | even[:, 1::2] << 4
         path = write(tmp_path / f"{width}.mrc", packed.view(np.int8), MODE=101)
-        patch(path, **{"MX": (width, 37, 1)})
+        patch(path, MX=(width, 37, 1))
         content = bytearray(path.read_bytes())
         content[:4] = np.int32(width).tobytes()
         path.write_bytes(content)

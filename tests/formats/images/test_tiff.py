@@ -1,4 +1,4 @@
-"""TIFF files as programs write them, made by tifffile and Pillow: numbers, colours, pages, places."""
+"""TIFF files as programs write them: numbers, colours, pages, turns, and the size of a pixel."""
 
 import struct
 
