@@ -30,7 +30,6 @@ READERS: dict[str, Callable[[bytes], bool]] = {
     "tia": lambda start: start[:4] == b"II\x97\x01",
 }
 """RosettaSciIO's readers, and how files begin that they read."""
-BOTTOM_FIRST = "tia"
 REMEMBERED = 4  # files
 TIA_SUFFIX = ".ser"  # by which its reader goes
 
@@ -44,7 +43,6 @@ class VendorSource:
     """One image of a vendor's file."""
 
     def __init__(self, path: Path, page: int | None, reader: str) -> None:
-        self._bottom_first = reader == BOTTOM_FIRST
         if reader == "tia" and path.suffix.lower() != TIA_SUFFIX:
             raise ImageFormatError(f"{path} is a SER file of TIA; name it so, *{TIA_SUFFIX}")
         status = path.stat()
@@ -69,14 +67,10 @@ class VendorSource:
 
     def read(self, window: Window) -> NDArray[np.generic]:
         """See `Source`."""
-        rows, columns = window
-        if self._bottom_first:
-            height = self._pixels.shape[0]
-            rows = slice(height - rows.stop, height - rows.start)
-        pixels = np.asarray(self._pixels[rows, columns])
+        pixels = np.asarray(self._pixels[window])
         if pixels.dtype.names:
-            pixels = colour_to_grey(np.stack([pixels[name] for name in "RGB"], axis=-1))
-        return pixels[::-1] if self._bottom_first else pixels
+            return colour_to_grey(np.stack([pixels[name] for name in "RGB"], axis=-1))
+        return pixels
 
 
 @lru_cache(maxsize=REMEMBERED)

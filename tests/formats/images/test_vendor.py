@@ -1,0 +1,85 @@
+"""DM3, DM4, SER and EMD files, written as their vendors' software writes them."""
+
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from formats.images import ImageFormatError, open_image, open_images
+from tests.formats.images.pictures import picture
+from tests.formats.images.vendor_files import write_dm, write_ser, write_velox
+
+pytest.importorskip("rsciio", reason="the extra 'vendor' is not installed")
+WINDOW = np.s_[5:30, 11:47]
+
+
+def same(image, expected):
+    pixels = image.read()
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_array_equal(image.read(WINDOW), expected[WINDOW])
+    assert pixels.dtype == image.dtype
+    assert pixels.shape == image.shape
+    assert pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "u4", "f4"])
+def test_digital_micrograph(tmp_path, version, dtype):
+    expected = picture(top=250)
+    write_dm(tmp_path / f"a.dm{version}", expected.astype(dtype), 3.85, "nm", version)
+    image = open_image(tmp_path / f"a.dm{version}")
+    same(image, expected)
+    assert image.count == 1, "the thumbnail is not an image"
+    assert image.pixel_size == pytest.approx(3.85)
+    assert image.dtype == (np.uint8 if dtype == "u1" else np.uint16)
+
+
+@pytest.mark.parametrize(("unit", "expected"), [("µm", 3850.0), ("1/nm", None), ("", None)])
+def test_units_of_digital_micrograph(tmp_path, unit, expected):
+    write_dm(tmp_path / "a.dm3", picture(), 3.85, unit)
+    size = open_image(tmp_path / "a.dm3").pixel_size
+    assert size == (expected if expected is None else pytest.approx(expected))
+
+
+def test_a_stack_of_digital_micrograph(tmp_path):
+    stack = np.stack([picture(seed=k) for k in range(3)])
+    write_dm(tmp_path / "a.dm4", stack, 3.85, "nm", 4)
+    for image, expected in zip(open_images(tmp_path / "a.dm4"), stack, strict=True):
+        same(image, expected)
+
+
+@pytest.mark.parametrize("version", [0x0210, 0x0220])
+def test_tia_has_the_first_row_at_the_bottom(tmp_path, version):
+    stack = np.stack([picture(seed=k) for k in range(3)])
+    write_ser(tmp_path / "a.SER", stack, 3.85e-9, version)
+    images = open_images(tmp_path / "a.SER")
+    for image, expected in zip(images, stack, strict=True):
+        same(image, expected)
+        assert image.pixel_size == pytest.approx(3.85)
+    (tmp_path / "a.SER").rename(tmp_path / "a.img")
+    with pytest.raises(ImageFormatError, match=r"a\.img is a SER file of TIA; name it so, \*\.ser"):
+        open_image(tmp_path / "a.img")
+
+
+def test_velox(tmp_path):
+    stack = np.stack([picture(seed=k) for k in range(3)]).astype(np.int16)
+    write_velox(tmp_path / "a.emd", stack, 3.85e-9)
+    for image, expected in zip(open_images(tmp_path / "a.emd"), stack, strict=True):
+        same(image, expected)
+        assert image.pixel_size == pytest.approx(3.85)
+
+
+def test_hdf5_of_others_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["entry/data"] = picture()
+    with pytest.raises(ImageFormatError, match=r"a\.h5 ") as refused:
+        open_image(tmp_path / "a.h5")
+    assert "\n" not in str(refused.value)
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
+    write_dm(tmp_path / "a.dm3", picture(), 3.85, "nm")
+    monkeypatch.setitem(sys.modules, "rsciio", None)
+    with pytest.raises(ImageFormatError, match=r"run pip install 'temline\[vendor\]', or save"):
+        open_image(tmp_path / "a.dm3")
