@@ -279,7 +279,7 @@ def _require_fit(specimen: Any, name: str, settings: MicroscopeSettings) -> None
         raise ValueError(
             f"specimen {name} covers {image / NM_PER_UM:.3g} µm with its pixels of "
             f"{specimen.pixel_size:.3g} nm, and a tile {tile / NM_PER_UM:.3g} µm: set "
-            f"specimen_pixel_size (temline demo: --pixel-size) to {least:.3g} to {most:.3g} nm"
+            f"specimen_pixel_size (temline demo: --pixel-size) to {least:.4g} to {most:.4g} nm"
         )
 
 
