@@ -119,6 +119,8 @@ def colour_to_grey(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     ndarray, shape (height, width)
         Of the same dtype. Grey that is stored as colour stays exact.
     """
+    if pixels.dtype == bool:
+        pixels = as_grey(pixels)
     channels = pixels.shape[2]
     alpha = pixels[..., -1] if channels in (2, 4) else None
     if channels < 3:

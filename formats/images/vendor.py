@@ -1,4 +1,4 @@
-"""What vendors' software writes: DM3 and DM4 of Gatan, EMD of Velox, SER of TIA.
+"""What vendors' software writes: DM3 and DM4 of Gatan's, EMD of Velox.
 
 RosettaSciIO reads them. It is an extra, `temline[vendor]`: most sites never need it.
 """
@@ -27,11 +27,9 @@ READERS: dict[str, Callable[[bytes], bool]] = {
         or (start[:4] == b"\0\0\0\4" and start[12:15] == b"\0\0\0" and start[15] < 2)
     ),
     "emd": lambda start: start[:8] == b"\x89HDF\r\n\x1a\n",
-    "tia": lambda start: start[:4] == b"II\x97\x01",
 }
 """RosettaSciIO's readers, and how files begin that they read."""
 REMEMBERED = 4  # files
-TIA_SUFFIX = ".ser"  # by which its reader goes
 
 
 def vendor_reader(start: bytes) -> str | None:
@@ -43,8 +41,6 @@ class VendorSource:
     """One image of a vendor's file."""
 
     def __init__(self, path: Path, page: int | None, reader: str) -> None:
-        if reader == "tia" and path.suffix.lower() != TIA_SUFFIX:
-            raise ImageFormatError(f"{path} is a SER file of TIA; name it so, *{TIA_SUFFIX}")
         status = path.stat()
         planes = _parsed(path, reader, status.st_size, status.st_mtime_ns)
         if not planes:

@@ -41,12 +41,11 @@ def test_sixteen_bits(tmp_path, suffix):
     same(tmp_path / f"a.{suffix}", expected)
 
 
-@pytest.mark.parametrize("suffix", ["png", "ppm"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_that_is_stored_as_colour_stays_exact(tmp_path, suffix, dtype):
+def test_grey_that_is_stored_as_colour_stays_exact(tmp_path, dtype):
     grey = picture(top=np.iinfo(dtype).max).astype(dtype)
-    assert cv2.imwrite(str(tmp_path / f"a.{suffix}"), np.dstack([grey] * 3))
-    same(tmp_path / f"a.{suffix}", grey)
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.dstack([grey] * 3))
+    same(tmp_path / "a.png", grey)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

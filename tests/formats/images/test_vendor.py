@@ -1,6 +1,7 @@
 """DM3, DM4, SER and EMD files, written as their vendors' software writes them."""
 
 import sys
+from importlib import import_module
 
 import h5py
 import numpy as np
@@ -52,14 +53,32 @@ def test_a_stack_of_digital_micrograph(tmp_path):
 @pytest.mark.parametrize("version", [0x0210, 0x0220])
 def test_tia_has_the_first_row_at_the_bottom(tmp_path, version):
     stack = np.stack([picture(seed=k) for k in range(3)])
-    write_ser(tmp_path / "a.SER", stack, 3.85e-9, version)
-    images = open_images(tmp_path / "a.SER")
+    write_ser(tmp_path / "a.img", stack, 3.85e-9, version)
+    images = open_images(tmp_path / "a.img")
     for image, expected in zip(images, stack, strict=True):
         same(image, expected)
         assert image.pixel_size == pytest.approx(3.85)
-    (tmp_path / "a.SER").rename(tmp_path / "a.img")
-    with pytest.raises(ImageFormatError, match=r"a\.img is a SER file of TIA; name it so, \*\.ser"):
-        open_image(tmp_path / "a.img")
+
+
+def test_tia_agrees_with_rosettasciio(tmp_path):
+    stack = np.stack([picture(seed=k) for k in range(3)]).astype(np.int32) * 99
+    write_ser(tmp_path / "a.ser", stack, 3.85e-9)
+    (signal,) = import_module("rsciio.tia").file_reader(str(tmp_path / "a.ser"))
+    np.testing.assert_array_equal(signal["data"], stack)
+    levels = open_image(tmp_path / "a.ser", 0).levels
+    for image, expected in zip(open_images(tmp_path / "a.ser"), signal["data"], strict=True):
+        np.testing.assert_array_equal(image.read(), levels.apply(expected))
+
+
+def test_tia_without_what_it_should_have(tmp_path):
+    write_ser(tmp_path / "a.ser", picture()[None], 3.85e-9)
+    content = (tmp_path / "a.ser").read_bytes()
+    (tmp_path / "a.ser").write_bytes(content[:-200])
+    with pytest.raises(ImageFormatError, match=r"a\.ser is cut short: its image ends at byte"):
+        open_image(tmp_path / "a.ser")
+    (tmp_path / "a.ser").write_bytes(content[:6] + b"\x20\x41" + content[8:])
+    with pytest.raises(ImageFormatError, match="holds spectra, no image"):
+        open_image(tmp_path / "a.ser")
 
 
 def test_velox(tmp_path):
