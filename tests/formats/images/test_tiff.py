@@ -82,9 +82,23 @@ def test_white_is_zero_comes_with_white_high(tmp_path):
     deep = picture(top=4095)
     tifffile.imwrite(tmp_path / "b.tif", 4095 - deep, photometric="miniswhite", bitspersample=12)
     same(tmp_path / "b.tif", deep)
-    # Fax writes white as 0.
-    PIL.Image.fromarray(expected > 99).save(tmp_path / "c.tif", compression="group4")
+    # Fax has white as 0, and a bit a pixel.
+    PIL.Image.fromarray(expected > 99).save(
+        tmp_path / "c.tif", compression="group4", tiffinfo={262: 0}
+    )
     same(tmp_path / "c.tif", np.where(expected > 99, 255, 0).astype(np.uint8))
+    tifffile.imwrite(tmp_path / "d.tif", expected <= 99, photometric="miniswhite")
+    same(tmp_path / "d.tif", np.where(expected > 99, 255, 0).astype(np.uint8))
+    # What is transparent stays 0.
+    alpha = np.where(expected > 99, 255, 0).astype(np.uint8)
+    tifffile.imwrite(
+        tmp_path / "e.tif",
+        np.dstack([255 - expected, alpha]),
+        photometric="miniswhite",
+        planarconfig="contig",
+        extrasamples=["unassalpha"],
+    )
+    same(tmp_path / "e.tif", np.where(alpha, expected, 0).astype(np.uint8))
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
