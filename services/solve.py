@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -23,6 +22,7 @@ from rich.table import Table
 
 from formats.conventions import Offsets
 from formats.exporters import write_csv, write_ome_tiff, write_render
+from formats.images import ImageFormatError, open_image
 from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile
 from formats.tilem import read_tilem
 from processing.solve import MATCHED, AffineSolution, Solution, solve, solve_affine
@@ -311,11 +311,11 @@ def _images(montage: PlacedMontage) -> Iterator[NDArray[np.generic]]:
     """Read the images of tiles that lie in files of their own."""
     for tile in montage.tiles:
         try:
-            yield tifffile.imread(tile.image or tile.tile)
-        except (OSError, tifffile.TiffFileError) as error:
+            yield open_image(tile.image or tile.tile).read()
+        except ImageFormatError as error:
             raise MontageFileError(
                 f"the image of tile {tile.tile} cannot be read: {error}; OME-TIFF needs all "
-                "images, as TIFF beside the metadata"
+                "images, beside the metadata"
             ) from error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,11 +38,25 @@ class Levels:
     offset: float = 0.0
     scale: float = 1.0
 
-    def apply(self, numbers: NDArray[np.generic]) -> NDArray[np.uint16]:
+    def apply(self, numbers: NDArray[Any]) -> NDArray[np.uint16]:
         """Bring numbers to uint16; what lies beyond its ends is clipped."""
-        values = (numbers.astype(np.float64) - self.offset) * self.scale
-        values = np.nan_to_num(values, copy=False, nan=0.0, posinf=WHITE, neginf=0.0)
+        if self.scale == 1 and numbers.dtype.kind in "iu":
+            return self._shifted(numbers)
+        # Of 32 bits, a float holds more than the result; larger integers need 64.
+        exact = (
+            np.float32 if numbers.dtype.kind == "f" and numbers.dtype.itemsize <= 4 else np.float64
+        )
+        values: NDArray[Any] = numbers.astype(exact)
+        values -= exact(self.offset)
+        values *= exact(self.scale)
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=WHITE, neginf=0.0)
         return np.clip(np.rint(values, out=values), 0, WHITE, out=values).astype(np.uint16)
+
+    def _shifted(self, numbers: NDArray[Any]) -> NDArray[np.uint16]:
+        """Subtract the offset from whole numbers, without floats: in uint16 it wraps into place."""
+        offset, info = int(self.offset), np.iinfo(numbers.dtype)
+        clipped = np.clip(numbers, max(offset, info.min), min(offset + WHITE, info.max))
+        return clipped.astype(np.uint16) - np.uint16(offset % (WHITE + 1))
 
     @classmethod
     def of(cls, samples: Iterable[NDArray[np.generic]]) -> Levels:
