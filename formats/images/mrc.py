@@ -17,8 +17,9 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
+from formats.images.colour import colour_to_grey
 from formats.images.errors import ImageFormatError
-from formats.images.grey import BYTE_SHIFT, colour_to_grey
+from formats.images.levels import BYTE_SHIFT
 from formats.images.pixel_size import square_pixel
 from formats.images.source import Facts, Shape, Window, choose_page, require_size
 

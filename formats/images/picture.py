@@ -12,8 +12,8 @@ from imagecodecs import png_decode
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from formats.images.colour import colour_to_grey
 from formats.images.errors import ImageFormatError
-from formats.images.grey import colour_to_grey
 from formats.images.orientation import upright, upright_shape
 from formats.images.pixel_size import printed_pixel
 from formats.images.source import MAX_SIDE, Facts, Window, choose_page, require_size

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from formats.images.colour import colour_to_grey
 from formats.images.errors import ImageFormatError
-from formats.images.grey import colour_to_grey
 from formats.images.orientation import stored_window, upright, upright_shape
 from formats.images.source import Facts, Shape, Window, choose_page, require_size
 from formats.images.tiff_pages import PALETTE, WHITE_IS_ZERO, planes_of

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from formats.images.colour import colour_to_grey
 from formats.images.errors import ImageFormatError
-from formats.images.grey import colour_to_grey
 from formats.images.pixel_size import in_nm, square_pixel
 from formats.images.source import Facts, Window, choose_page, require_size
 
