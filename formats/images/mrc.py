@@ -93,6 +93,7 @@ class MrcSource:
     def __init__(self, path: Path, page: int | None) -> None:
         self._path = path
         with _opened(path) as file:
+            compressed = isinstance(file, gzip.GzipFile | bz2.BZ2File)
             header = _header(file.read(HEADER_DTYPE.itemsize))
         if header is None:
             raise ImageFormatError(
@@ -101,7 +102,9 @@ class MrcSource:
         self._layout = _layout(path, header)
         self._page = choose_page(path, page, self._layout.count)
         require_size(path, self._layout.shape, self._layout.dtype.itemsize)
-        self._require_section()
+        end = self._layout.start + (self._page + 1) * self._layout.section_bytes
+        if not compressed and path.stat().st_size < end:
+            raise self._cut_short(path.stat().st_size)
 
     @property
     def facts(self) -> Facts:
@@ -138,15 +141,6 @@ class MrcSource:
         if len(content) < length:
             raise self._cut_short(first + len(content))
         return np.frombuffer(content, np.uint8).reshape(-1, layout.row_bytes)
-
-    def _require_section(self) -> None:
-        """Refuse a section that lies beyond the end of the file, where that shows at once."""
-        with self._path.open("rb") as file:
-            if is_compressed(file.read(2)):
-                return
-        size = self._path.stat().st_size
-        if size < self._layout.start + (self._page + 1) * self._layout.section_bytes:
-            raise self._cut_short(size)
 
     def _cut_short(self, size: int) -> ImageFormatError:
         layout = self._layout

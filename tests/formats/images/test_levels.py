@@ -1,5 +1,7 @@
 """How numbers and colours of any kind come to uint8 and uint16."""
 
+import pickle
+
 import numpy as np
 import pytest
 import tifffile
@@ -140,3 +142,13 @@ def test_a_window_has_no_steps(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", picture())
     with pytest.raises(ValueError, match="step 2"):
         open_image(tmp_path / "a.tif").read(np.s_[::2, :])
+
+
+def test_an_image_goes_to_another_process(tmp_path):
+    """Workers read tiles themselves; what they get is small, and needs no open file."""
+    tifffile.imwrite(tmp_path / "a.tif", picture() / np.float32(3), compression="zlib")
+    image = open_image(tmp_path / "a.tif")
+    pixels = image.read()
+    sent = pickle.dumps(image)
+    assert len(sent) < 2000
+    np.testing.assert_array_equal(pickle.loads(sent).read(), pixels)

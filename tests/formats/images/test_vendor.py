@@ -89,6 +89,22 @@ def test_velox(tmp_path):
         assert image.pixel_size == pytest.approx(3.85)
 
 
+def test_several_data_sets_are_counted_one_after_another(tmp_path):
+    """As py4DSTEM and others write EMD: here three planes, and one."""
+    stack = np.stack([picture(seed=k) for k in range(4)])
+    with h5py.File(tmp_path / "a.emd", "w") as file:
+        file.attrs.update(version_major=0, version_minor=2)
+        for name, data in (("a", stack[:3]), ("b", stack[3])):
+            group = file.create_group(f"data/{name}")
+            group.attrs["emd_group_type"] = 1
+            group["data"] = data.T  # x, y, then others
+            for number, length in enumerate(data.T.shape, 1):
+                axis = group.create_dataset(f"dim{number}", data=np.arange(length) * 3.85)
+                axis.attrs.update(name=b"xyz"[number - 1 : number], units=b"[n_m]")
+    for image, expected in zip(open_images(tmp_path / "a.emd"), stack, strict=True):
+        np.testing.assert_array_equal(image.read(), expected)
+
+
 def test_hdf5_of_others_is_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["entry/data"] = picture()
@@ -100,5 +116,7 @@ def test_hdf5_of_others_is_refused(tmp_path):
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     write_dm(tmp_path / "a.dm3", picture(), 3.85, "nm")
     monkeypatch.setitem(sys.modules, "rsciio", None)
-    with pytest.raises(ImageFormatError, match=r"run pip install 'temline\[vendor\]', or save"):
+    with pytest.raises(
+        ImageFormatError, match=r"a\.dm3 is a DM3 or DM4 file, which .* install 'temline\[vendor\]'"
+    ):
         open_image(tmp_path / "a.dm3")
