@@ -54,8 +54,7 @@ def planes_of(path: Path, size: int, changed: int) -> list[tuple[Plane, float | 
     ImageFormatError
         If it holds none, or one of colours that cannot be read.
     """
-    # A tile of a set is asked for alone, though OME-XML may name other files.
-    with TiffFile(path, _multifile=False) as file:
+    with TiffFile(path) as file:
         planes = _planes(path, file)
         for plane in planes:
             # Some decoders look into the file when they are made.
@@ -92,9 +91,14 @@ def _pages(file: TiffFile) -> list[TiffPage]:
 
 
 def _stacked(file: TiffFile, page: TiffPage) -> int:
-    """Give how many images lie one after another behind a file's only page, as ImageJ has them."""
+    """Give how many images lie one after another behind a file's only page, as ImageJ has them.
+
+    Of OME-TIFF the series is not asked for: its XML may name other files, which would be opened.
+    """
+    if not (page.is_imagej or page.is_shaped or page.is_stk) or page.is_ome or not page.is_final:
+        return 1
     series = file.series[0]
-    if series.dataoffset is None or not page.is_final or page.nbytes == 0:
+    if series.dataoffset is None or page.nbytes == 0:
         return 1
     return max(int(series.nbytes // page.nbytes), 1)
 

@@ -149,6 +149,18 @@ def test_bytes_in_the_other_order(tmp_path, stamp):
     assert same(path, expected).pixel_size == pytest.approx(3.5)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_machine_stamp_decides_where_numbers_do_not(tmp_path, order):
+    """256 is 65 536 in the other order, and without axes all else is possible in both."""
+    rows = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, axis=1)
+    header = bytearray(1024)
+    header[:12] = np.array([256, 256, 1], f"{order}i4").tobytes()
+    header[DMAX : DMAX + 4] = np.array(255, f"{order}f4").tobytes()
+    header[MAP : MAP + 8] = b"MAP " + (b"DD\0\0" if order == "<" else b"\x11\x11\0\0")
+    (tmp_path / "a.mrc").write_bytes(bytes(header) + rows.tobytes())
+    same(tmp_path / "a.mrc", rows[::-1])
+
+
 def test_old_files_have_no_mark(tmp_path):
     path = write(tmp_path / "a.mrc", picture(), MAP=bytes(4), MACHST=bytes(4), NVERSION=0)
     assert same(path, picture()).pixel_size == pytest.approx(3.5)

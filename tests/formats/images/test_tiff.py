@@ -264,7 +264,17 @@ def test_pages_that_lead_back_end(tmp_path):
     same(tmp_path / "a.tif", picture())
 
 
-def test_a_tile_of_an_ome_set_is_read_alone(tmp_path):
+def spied(method, objects):
+    """Note the objects that a method is called on."""
+
+    def call(self):
+        method(self)
+        objects.append(self)
+
+    return call
+
+
+def test_a_tile_of_an_ome_set_is_read_alone(tmp_path, monkeypatch):
     """OME-XML of one file may name others, as Micro-Manager's does; a tile is its own image."""
     xml = (
         '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
@@ -279,9 +289,12 @@ def test_a_tile_of_an_ome_set_is_read_alone(tmp_path):
         tifffile.imwrite(
             tmp_path / f"{name}.ome.tif", picture(seed=k), description=xml, metadata=None
         )
+    opened = []
+    monkeypatch.setattr(tifffile.FileHandle, "open", spied(tifffile.FileHandle.open, opened))
     for k, name in enumerate("ab"):
         image = same(tmp_path / f"{name}.ome.tif", picture(seed=k))
         assert image.pixel_size == pytest.approx(4.2)
+    assert [handle.name for handle in opened] == ["a.ome.tif", "b.ome.tif"]
 
 
 @pytest.mark.parametrize(
@@ -379,6 +392,42 @@ def test_a_window_reads_only_the_strips_it_shows(tmp_path):
     np.testing.assert_array_equal(image.read(np.s_[17:38, 3:90]), expected[17:38, 3:90])
     with pytest.raises(ImageFormatError, match=r"a\.tif cannot be decoded"):
         image.read()
+
+
+def test_an_image_reads_only_the_samples_it_is_made_of(tmp_path):
+    stack = np.stack([picture(seed=k) for k in range(3)])
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        stack,
+        photometric="minisblack",
+        planarconfig="separate",
+        compression="zlib",
+    )
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        offset = file.pages.first.dataoffsets[0]
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[offset : offset + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.tif").write_bytes(content)
+    np.testing.assert_array_equal(open_image(tmp_path / "a.tif", 2).read(), stack[2])
+    with pytest.raises(ImageFormatError, match="cannot be decoded"):
+        open_image(tmp_path / "a.tif", 0).read()
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_file_that_is_cut_short_is_refused_when_it_is_opened(tmp_path, compression):
+    tifffile.imwrite(tmp_path / "a.tif", picture(), compression=compression, rowsperstrip=5)
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[:-50])
+    with pytest.raises(ImageFormatError, match=r"a\.tif is cut short: its image ends at byte \d+"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_a_file_that_tells_of_too_few_bytes_is_refused_when_it_is_opened(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", picture(), metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages.first.tags["StripByteCounts"].overwrite(100)
+    with pytest.raises(ImageFormatError, match=r"a\.tif holds 100 of 3848 bytes"):
+        open_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("window", [np.s_[-5:, :9], np.s_[30:99, -3:], np.s_[4:4, 2:7]], ids=str)
