@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from formats.images import ImageFormatError, Levels, open_image, open_images
-from tests.formats.images.pictures import picture
+from tests.formats.images.pictures import WINDOW, picture, same
 
-WINDOW = np.s_[5:30, 11:47]
 IMOD_STAMP = b"IMOD"  # 1146047817 as bytes
 STAMP, FLAGS = 152, 156  # where IMOD has them in the header
 MODE, MX, CELL, DMIN, DMAX, EXTTYP, NVERSION, MAP, MACHST = 12, 28, 40, 76, 80, 104, 108, 208, 212
@@ -37,16 +36,6 @@ def patch(path, **changes):
 
 def by_imod(flags):
     return {"STAMP": IMOD_STAMP, "FLAGS": flags}
-
-
-def same(path, expected):
-    image = open_image(path)
-    pixels = image.read()
-    np.testing.assert_array_equal(pixels, expected)
-    np.testing.assert_array_equal(image.read(WINDOW), expected[WINDOW])
-    assert pixels.dtype == image.dtype == expected.dtype
-    assert pixels.flags.c_contiguous
-    return image
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32, np.float16])

@@ -9,20 +9,7 @@ import PIL.Image
 import pytest
 
 from formats.images import ImageFormatError, open_image, open_images
-from tests.formats.images.pictures import picture
-
-WINDOW = np.s_[5:30, 11:47]
-
-
-def same(path, expected):
-    image = open_image(path)
-    pixels = image.read()
-    np.testing.assert_array_equal(pixels, expected)
-    np.testing.assert_array_equal(image.read(WINDOW), expected[WINDOW])
-    assert pixels.dtype == image.dtype == expected.dtype
-    assert pixels.shape == image.shape
-    assert pixels.flags.c_contiguous
-    return image
+from tests.formats.images.pictures import WINDOW, picture, same
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "jp2", "pgm"])
