@@ -364,6 +364,14 @@ def test_each_image_of_ome_xml_has_its_pixel_size(tmp_path):
     assert sizes == [2.0, 2.0, 5.0, 5.0]
 
 
+@pytest.mark.parametrize(
+    "description", ["<OME><Image><Pixels></OME>", '<OME><Image Pixels="7"/></OME>', "ImageJ=\nunit"]
+)
+def test_what_cannot_be_understood_beside_an_image_does_not_matter(tmp_path, description):
+    tifffile.imwrite(tmp_path / "a.tif", picture(), description=description, metadata=None)
+    assert same(tmp_path / "a.tif", picture()).pixel_size is None
+
+
 def test_a_window_reads_only_the_strips_it_shows(tmp_path):
     """The others may as well be damaged."""
     expected = picture(64, 96)
