@@ -23,19 +23,24 @@ from simulation.faults import FAULTS, FaultSet
 from simulation.microscope import VirtualMicroscope
 from simulation.resample import warm_up
 from simulation.settings import (
+    WORLDS,
     AxisSettings,
     CameraSettings,
     ColumnSettings,
+    ImperfectionSettings,
     Magnification,
     MicroscopeSettings,
     OpticsSettings,
+    SectionSettings,
     StageSettings,
+    World,
 )
 from simulation.stage import VirtualStage
 from simulation.truth import FrameTruth
 
 __all__ = [
     "FAULTS",
+    "WORLDS",
     "AxisSettings",
     "CameraBusyError",
     "CameraError",
@@ -48,10 +53,12 @@ __all__ = [
     "FaultSet",
     "Frame",
     "FrameTruth",
+    "ImperfectionSettings",
     "LostFrameError",
     "Magnification",
     "MicroscopeSettings",
     "OpticsSettings",
+    "SectionSettings",
     "Setting",
     "SettingsError",
     "SimulationError",
@@ -64,5 +71,6 @@ __all__ = [
     "VirtualColumn",
     "VirtualMicroscope",
     "VirtualStage",
+    "World",
     "warm_up",
 ]

@@ -13,19 +13,23 @@ from pathlib import Path
 from typing import Protocol, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulation.blur import blur_size
 from simulation.camera import Note, VirtualCamera
 from simulation.clock import SimulationClock
 from simulation.column import ColumnState, VirtualColumn, axes_of_beam
-from simulation.faults import FaultSet
-from simulation.optics import Distortion, Optics, focal_spread, height_map, wavelength
-from simulation.render import Beam, FrameRenderer, Texture, View, beam_peak
+from simulation.distortion import Distortion
+from simulation.faults import CONDITIONS, FaultSet
+from simulation.light import UnevenLight
+from simulation.optics import Optics, focal_spread, height_map, wavelength
+from simulation.render import SHADE_PITCH, Beam, FrameRenderer, Texture, View, beam_peak
 from simulation.scene import Exposure, Scene
 from simulation.settings import MicroscopeSettings
 from simulation.specimen.base import level_for
 from simulation.stage import VirtualStage
 from simulation.truth import FrameTruth, TruthStore
+from simulation.warp import FrameWarp
 
 NM_PER_UM = 1000.0
 PATH_STEP = 5e-4
@@ -68,6 +72,9 @@ class VirtualMicroscope:
     column : VirtualColumn
     camera : VirtualCamera
     faults : FaultSet
+        What can be made to fail.
+    conditions : FaultSet
+        What is imperfect, as it is with real instruments; those are on that the settings enable.
 
     Examples
     --------
@@ -89,17 +96,27 @@ class VirtualMicroscope:
         self.settings = settings
         self.clock = SimulationClock(clock, sleep, settings.time_scale)
         self.faults = FaultSet()
+        imperfections = settings.imperfections
+        self.conditions = FaultSet(
+            CONDITIONS, [name for name in CONDITIONS if getattr(imperfections, name).enabled]
+        )
         self._specimen = specimen if specimen is not None else EmptyFilm()
         self._between_apertures = OpaqueTape()
-        stage_seed, lens_seed, height_seed, camera_seed = np.random.SeedSequence(
-            settings.seed
-        ).spawn(4)
+        stage_seed, lens_seed, height_seed, camera_seed, field_seed, warp_seed, light_seed = (
+            np.random.SeedSequence(settings.seed).spawn(7)
+        )
         self.column = VirtualColumn(settings.column, self.clock, self.faults)
-        self.distortion = Distortion.make(
-            settings.optics, settings.camera.sensor, np.random.default_rng(lens_seed)
+        sensor = settings.camera.sensor
+        self._slight_distortion = Distortion.make(
+            settings.optics, sensor, np.random.default_rng(lens_seed)
+        )
+        self._full_distortion = self._slight_distortion.with_lens_field(
+            imperfections.lens_field, np.random.default_rng(field_seed)
         )
         self._height = height_map(settings.optics, np.random.default_rng(height_seed))
-        self._renderer = FrameRenderer(settings.camera, self.distortion, camera_seed)
+        self._warp = FrameWarp(imperfections, warp_seed)
+        self._light = UnevenLight(imperfections.uneven_light, sensor, SHADE_PITCH, light_seed)
+        self._renderer = FrameRenderer(settings.camera, imperfections, camera_seed)
         self._truth = TruthStore()
         self.stage = VirtualStage(
             settings.stage,
@@ -125,6 +142,14 @@ class VirtualMicroscope:
             close()
 
     # -- truth ----------------------------------------------------------------------------------
+
+    @property
+    def distortion(self) -> Distortion:
+        """That of the frames that are taken now."""
+        return self._distortion(frozenset(self.conditions.active()))
+
+    def _distortion(self, conditions: frozenset[str]) -> Distortion:
+        return self._full_distortion if "lens_field" in conditions else self._slight_distortion
 
     def truth(self, frame: int) -> FrameTruth:
         """Give what was really behind a frame: for tests and figures of accuracy only.
@@ -180,6 +205,7 @@ class VirtualMicroscope:
             self._seen(),
             self.stage.aperture,
             self.stage.tape_offset,
+            frozenset(self.conditions.active()),
         )
 
     def _see(self, exposure: Exposure, scene: Scene) -> tuple[View, Note]:
@@ -195,25 +221,36 @@ class VirtualMicroscope:
         shift = self.column.true_image_shift(state) + (
             np.array([state.beam_tilt_x, state.beam_tilt_y]) * optics.defocus / NM_PER_UM
         )
+        x, y = float(mean["x"] + shift[0]), float(mean["y"] + shift[1])
         motion = np.array([path["x"] - mean["x"], path["y"] - mean["y"]]) * NM_PER_UM
         if np.abs(motion).max() < NEGLIGIBLE_MOTION * geometry.pixel_size:
             motion = np.zeros((2, 1))
         view = View(
             number=exposure.number,
             specimen=scene.specimen,
-            x=mean["x"] + shift[0],
-            y=mean["y"] + shift[1],
+            x=x,
+            y=y,
             tilt=mean["tilt"],
             geometry=geometry,
             optics=optics,
             path=motion,
             beam=None if scene.dropped else self._beam(state, exposure, shift),
             exposure=exposure.duration,
+            distortion=self._distortion(scene.conditions),
+            warp=self._warp.at(x, y, optics.defocus, exposure.number, scene.conditions),
+            shade=self._shade(exposure, scene),
+            conditions=scene.conditions,
             binning=exposure.binning,
             bits=exposure.bits,
         )
         truth = self._truth_of(view, exposure, scene, mean, shift)
         return view, lambda timestamp: self._truth.add(replace(truth, timestamp=timestamp))
+
+    def _shade(self, exposure: Exposure, scene: Scene) -> NDArray[np.float32] | None:
+        """Give what changes the light of a frame and is smooth over the sensor."""
+        if "uneven_light" not in scene.conditions:
+            return None
+        return self._light.of(exposure.number).astype(np.float32)
 
     def _seen(self) -> Texture:
         """Give what is under the beam: between apertures, the tape itself."""
@@ -304,7 +341,7 @@ class VirtualMicroscope:
             image_shift_x=float(shift[0]),
             image_shift_y=float(shift[1]),
             dose=0.0 if view.beam is None else view.beam.electrons / 1e8,
-            distortion=self.distortion,
+            distortion=view.distortion,
             faults=("beam_drop",) if scene.dropped else (),
         )
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from processing.geometry import FrameGeometry
+from simulation.distortion import Distortion
 from simulation.errors import SimulationError
-from simulation.optics import Distortion
 
 INVERSION_STEPS = 40
 """Steps of the fixed point for the inverse distortion; each gains at least a factor of two."""
