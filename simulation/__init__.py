@@ -19,7 +19,8 @@ from simulation.errors import (
     StageStalledError,
     StageTimeoutError,
 )
-from simulation.faults import FAULTS, FaultSet
+from simulation.faults import CONDITIONS, FAULTS, FaultSet
+from simulation.frame_map import FrameMap
 from simulation.microscope import VirtualMicroscope
 from simulation.resample import warm_up
 from simulation.settings import (
@@ -39,6 +40,7 @@ from simulation.stage import VirtualStage
 from simulation.truth import FrameTruth
 
 __all__ = [
+    "CONDITIONS",
     "FAULTS",
     "WORLDS",
     "AxisSettings",
@@ -52,6 +54,7 @@ __all__ = [
     "ExposureAbortedError",
     "FaultSet",
     "Frame",
+    "FrameMap",
     "FrameTruth",
     "ImperfectionSettings",
     "LostFrameError",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 
+from simulation.seeds import frame_rng
 from simulation.settings import UnevenLightSettings
 
 DEGREE = 3
@@ -57,8 +58,7 @@ class UnevenLight:
         """Give the light of a frame at the nodes, 1 on the average of sensor and frames."""
         turns = 2 * pi * number / self._periods + self._phases
         uneven = self._fixed + self._wander * np.sin(turns)
-        entropy = [*np.atleast_1d(self._flicker_seed.entropy), *self._flicker_seed.spawn_key]
-        rng = np.random.default_rng([*entropy, number])
+        rng = frame_rng(self._flicker_seed, number)
         whole = 1 + self._settings.flicker * rng.standard_normal()
         return np.maximum(whole * (1 + np.tensordot(uneven, self._terms, 1)), LEAST_LIGHT)
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from math import ceil, pi
+from math import ceil
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 
 from processing.geometry import FrameGeometry
 from simulation import blur
+from simulation.beam import Beam
 from simulation.distortion import Distortion
 from simulation.optics import Optics
 from simulation.resample import BLOCK, Light, Places, digitise, expose, illuminate
+from simulation.seeds import frame_rng
 from simulation.sensor import fringes, opening
 from simulation.settings import CameraSettings, ImperfectionSettings
 from simulation.specimen.base import COARSEST_LEVEL, level_for
@@ -57,30 +60,6 @@ class Texture(Protocol):
         self, x: float, y: float, width_um: float, height_um: float, pixel_size: float
     ) -> None:
         """Make the texture of a rectangle ready in the background."""
-
-
-@dataclass(frozen=True)
-class Beam:
-    """The light of a frame.
-
-    Attributes
-    ----------
-    to_edge : ndarray of float64, shape (2, 2)
-        Takes a stage vector from the middle of the beam, in µm, to units of its edge.
-    middle : (float, float)
-        Stage vector from the middle of the frame to the middle of the beam, in µm.
-    edge, falloff : float
-        Softness of the edge and how much the rim is darker, as fractions of the radius and of the
-        middle.
-    electrons : float
-        Electrons that fall on a µm² in the middle of the beam, in the exposure.
-    """
-
-    to_edge: NDArray[np.float64]
-    middle: tuple[float, float]
-    edge: float
-    falloff: float
-    electrons: float
 
 
 @dataclass(frozen=True)
@@ -228,6 +207,25 @@ class FrameRenderer:
         expose(texture, places, light, view.binning, signal)
         return signal
 
+    def light(self, view: View, places: int = 9) -> NDArray[np.float64]:
+        """Give the light over the frame without a specimen, as a share of the beam's peak.
+
+        Returns
+        -------
+        ndarray of float64, shape (places, places)
+            At places evenly spaced from the first to the last pixel of the sensor.
+        """
+        if view.beam is None:
+            return np.zeros((places, places))
+        rows, columns = (np.linspace(0, side - 1, places) for side in self.settings.sensor)
+        pixels = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        vectors = view.geometry.stage_vector(pixels - FrameGeometry.middle(self.settings.sensor))
+        light = view.beam.share(vectors)
+        if view.shade is not None:
+            at = np.meshgrid(rows / SHADE_PITCH, columns / SHADE_PITCH, indexing="ij")
+            light *= map_coordinates(view.shade.astype(float), at, order=1)
+        return light
+
     def field_of_view(self, to_stage: NDArray[np.float64]) -> tuple[float, float]:
         """Give width and height in µm of the box on the specimen that a frame shows."""
         height, width = self.settings.sensor
@@ -330,7 +328,8 @@ class FrameRenderer:
         width = self.settings.sensor[1]
         wide = ceil(width / BLOCK) * BLOCK
         column = np.linspace(-(width - 1) / 2, wide - (width + 1) / 2, 33)
-        shown = places @ column[None, :] ** np.arange(places.shape[2])[:, None]
+        rows = np.unique(np.linspace(0, places.shape[1] - 1, 65).astype(int))
+        shown = places[:, rows] @ column[None, :] ** np.arange(places.shape[2])[:, None]
         return shown.min(axis=(1, 2)), shown.max(axis=(1, 2))
 
     # -- light ----------------------------------------------------------------------------------
@@ -394,30 +393,4 @@ class FrameRenderer:
 
     def _starts(self, view: View, rows: int) -> NDArray[np.int64]:
         """Choose where in the bank of noise each row of a frame begins."""
-        entropy = [*np.atleast_1d(self._noise_seed.entropy), *self._noise_seed.spawn_key]
-        rng = np.random.default_rng([*entropy, view.number])
-        return rng.integers(0, BANK_SIZE, rows)
-
-
-def beam_peak(current: float, exposure: float, area: float, edge: float, falloff: float) -> float:
-    """Give the electrons on a µm² in the middle of a beam.
-
-    Parameters
-    ----------
-    current : float
-        In nA.
-    exposure : float
-        In s.
-    area : float
-        Of a disk with the beam's edge, in µm².
-    edge, falloff : float
-        See `Beam`.
-
-    Returns
-    -------
-    float
-    """
-    electrons = current * 1e-9 * exposure / 1.602176634e-19
-    # The integral of (1 − fρ²) / (1 + exp((ρ − 1)/e)) over the plane, to the second order in e.
-    share = 1 + (pi * edge) ** 2 / 3 - falloff / 2 * (1 + 2 * (pi * edge) ** 2)
-    return electrons / (area * share)
+        return frame_rng(self._noise_seed, view.number).integers(0, BANK_SIZE, rows)

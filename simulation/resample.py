@@ -21,6 +21,10 @@ STRAIGHT = 1e-4
 PROFILE_END = 4.0  # radii of the beam, beyond which it is as dark as there
 PROFILE_STEPS = 2**15
 
+FAST = {"nnan", "ninf", "nsz"}
+"""What a loop may take for granted. It may not change the order of sums: how it would depends on
+whether it was just compiled or comes from the cache, and frames are to be the same bit for bit."""
+
 _F = np.float32
 _I = np.uint64
 _1, _2, _3, _4 = _I(1), _I(2), _I(3), _I(4)
@@ -50,7 +54,7 @@ class Light(NamedTuple):
     """Sensor rows from one row of nodes to the next; their columns are `BLOCK` apart."""
 
 
-@njit(nogil=True, fastmath=True, cache=True, inline="always")
+@njit(nogil=True, fastmath=FAST, cache=True, inline="always")
 def _bspline(distance):
     """Cubic B-spline of a distance in px (Unser, IEEE Signal Proc. Mag. 16, 1999)."""
     a = abs(distance)
@@ -59,7 +63,7 @@ def _bspline(distance):
     return outer * outer * outer * _F(1 / 6) - inner * inner * inner * _F(4 / 6)
 
 
-@njit(nogil=True, fastmath=True, cache=True, inline="always")
+@njit(nogil=True, fastmath=FAST, cache=True, inline="always")
 def _place(c, d):
     """Polynomial of the column."""
     value = c[-1]
@@ -68,14 +72,14 @@ def _place(c, d):
     return value
 
 
-@njit(nogil=True, fastmath=True, cache=True, inline="always")
+@njit(nogil=True, fastmath=FAST, cache=True, inline="always")
 def _bend(first, middle, last):
     """Find b in ``place(k) = first + step · k + b · k · (k − last)``, from ends and middle."""
     sagitta = middle - 0.5 * (first + last)
     return -4.0 / (BLOCK - 1) ** 2 * sagitta if abs(sagitta) > STRAIGHT else 0.0
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def _row_of(nodes, pitch, r, line):
     """Interpolate between two rows of nodes."""
     i = r // pitch
@@ -84,7 +88,7 @@ def _row_of(nodes, pitch, r, line):
         line[k] = nodes[i, k] + part * (nodes[i + 1, k] - nodes[i, k])
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def sample_row(texture, width, row_place, column_place, fine, middle, line, scratch):  # noqa: PLR0917
     """Sample one row of the sensor from the texture by cubic B-splines.
 
@@ -133,7 +137,7 @@ def sample_row(texture, width, row_place, column_place, fine, middle, line, scra
             _across(texture, _I(width), (xa, *x_map), (ya, *y_map), block)
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def _along(texture, width, corner, n_rows, x_map, y_map, block, scratch):  # noqa: PLR0917
     """Sample a block that runs nearly along the texture's rows: whole vectors are read."""
     x, step_x, bend_x = _F(x_map[0]), _F(x_map[1]), _F(x_map[2])
@@ -161,7 +165,7 @@ def _along(texture, width, corner, n_rows, x_map, y_map, block, scratch):  # noq
         block[k] = scratch[6, k]
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def _across(texture, width, x_map, y_map, block):
     """Sample a block in any direction and at any scale: pixel by pixel."""
     x, step_x, bend_x = x_map
@@ -191,7 +195,7 @@ def _across(texture, width, x_map, y_map, block):
         )
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def expose(texture, places, light, binning, signal):
     """Sum what the sensor's pixels see into the pixels of a frame.
 
@@ -232,7 +236,7 @@ def expose(texture, places, light, binning, signal):
                 out[c // binning] += max(lit[c] * line[c], _F(0))
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def _shade(line, shade):
     """Multiply a row by a factor that is given at the first column of each block."""
     for b in range(shade.size - 1):
@@ -242,7 +246,7 @@ def _shade(line, shade):
             block[k] *= shade[b] + climb * _F(k)
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def blur_by_pairs(texture, down, along, blurred):
     """Filter a texture by a sum of products of one-dimensional kernels, line by line.
 
@@ -281,7 +285,7 @@ def blur_by_pairs(texture, down, along, blurred):
                         middle[c] += weight * part[c]
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def digitise(signal, offset, dark, gain, read_noise, bank, starts, divisor, top, frame):  # noqa: PLR0917
     """Add dark level and noise to expected counts and read them as whole numbers.
 
@@ -328,7 +332,7 @@ def digitise(signal, offset, dark, gain, read_noise, bank, starts, divisor, top,
             out[c] = np.int32(min(max(counts * scale + half, _F(0)), limit))
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def illuminate(gain, to_beam, edge, falloff, bright):
     """Work out what each sensor pixel sees of the beam: its profile times the sensitivity.
 

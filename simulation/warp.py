@@ -12,6 +12,7 @@ from math import cos, exp, pi, sin, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from simulation.seeds import frame_rng
 from simulation.settings import (
     ImperfectionSettings,
     MagnificationDriftSettings,
@@ -72,8 +73,7 @@ class FrameWarp:
 
     def _own(self, number: int) -> Matrix:
         """Draw what is a frame's alone."""
-        entropy = [*np.atleast_1d(self._own_seed.entropy), *self._own_seed.spawn_key]
-        rng = np.random.default_rng([*entropy, number])
+        rng = frame_rng(self._own_seed, number)
         return self._distortion.own * PPM * rng.standard_normal((2, 2))
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simulation.errors import SettingsError
 from simulation.settings.base import Settings, ranged
 
 LENS_DEGREES = (2, 3, 4, 5, 6, 7)
+FINE_STEP = 16
+"""Sensor pixels that are sampled together, `simulation.resample.BLOCK`: nodes lie between them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,19 @@ class LensFieldSettings(Imperfection):
     degrees: tuple[float, ...] = ranged((5.2, 0.63, 0.28, 0.04, 0.026, 0.02), 0, 50, "‰")
     fine: float = ranged(0.05, 0, 5, "px")
     fine_pitch: int = ranged(64, 16, 4096, "px")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.degrees) != len(LENS_DEGREES):
+            raise SettingsError(
+                f"LensFieldSettings.degrees is {self.degrees!r}; give {len(LENS_DEGREES)} numbers, "
+                f"for the degrees {LENS_DEGREES[0]} to {LENS_DEGREES[-1]}"
+            )
+        if self.fine_pitch % FINE_STEP:
+            raise SettingsError(
+                f"LensFieldSettings.fine_pitch is {self.fine_pitch!r}; "
+                f"it must be a multiple of {FINE_STEP} px"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ class TileDistortionSettings(Imperfection):
     """
 
     own: float = ranged(150.0, 0, 20_000, "ppm")
-    smooth: float = ranged(800.0, 0, 20_000, "ppm")
+    smooth: float = ranged(650.0, 0, 20_000, "ppm")
     smooth_scale: float = ranged(1200.0, 10, 1e5, "µm")
 
 
