@@ -225,12 +225,12 @@ class DarkCornerSettings(Imperfection):
     Attributes
     ----------
     radius : float
-        Of what is open, in half diagonals of the sensor: 0.98 hides 0.08 % of a square one.
+        Of what is open, in half diagonals of the sensor: 0.94 hides 0.7 % of a square one.
     softness : float
         Width over which the light falls to nothing, in px.
     """
 
-    radius: float = ranged(0.98, 0.3, 2)
+    radius: float = ranged(0.94, 0.3, 2)
     softness: float = ranged(3.0, 0.1, 1000, "px")
 
 
