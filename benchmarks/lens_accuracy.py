@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._microscope import QuickMicroscope
 from benchmarks._report import Result, best, run_in_worlds
 from plans.lens_correction import square
-from processing.flatfield import References, flat_field, make_references
+from processing.flatfield import flat_field
 from processing.lens import LensMap, LensModel, fit_lens
 from processing.lens.model import MAX_DEGREE, grid_places
 from processing.lens.overlaps import measure_lens
@@ -30,56 +31,26 @@ GOAL_PX = 0.3
 GOAL_FIT_PX = 0.6  # RMS of a real set, with noise of 0.5 px
 GOAL_MS = 4.0  # a frame of 2048²
 CENTRE = (20.0, 10.0)  # µm
-FOCUS = -3.2  # setting at the origin, in µm
-BESIDE = (400.0, 0.0)  # µm: a place on the film, for bright frames
-REFERENCE_FRAMES = 12
 
 
-class Microscope:
-    """A virtual microscope with a strong lens, which takes its time only in its own clock."""
+def microscope(world: World, side: int, exposure: float) -> QuickMicroscope:
+    """Make a microscope whose lens is bad."""
+    settings = MicroscopeSettings.of_world(world).updated(
+        {"seed": 5, "camera": {"sensor": [side, side]}}
+    )
+    if world == "kind":
+        shares = {"radial_distortion": 0.75, "field_distortion": 0.25}
+        optics = {name: share * DISTORTION for name, share in shares.items()}
+        settings = settings.updated({"optics": optics})
+    return QuickMicroscope(settings, NeuropilSection(seed=4, section=settings.section), exposure)
 
-    def __init__(self, world: World, side: int, exposure: float) -> None:
-        self._now = 0.0
-        settings = MicroscopeSettings.of_world(world).updated(
-            {"seed": 5, "camera": {"sensor": [side, side]}}
-        )
-        if world == "kind":
-            distortion = {"radial_distortion": 0.75, "field_distortion": 0.25}
-            optics = {name: share * DISTORTION for name, share in distortion.items()}
-            settings = settings.updated({"optics": optics})
-        self._exposure = exposure
-        section = NeuropilSection(seed=4, section=settings.section)
-        self.scope = VirtualMicroscope(
-            settings, section, clock=lambda: self._now, sleep=self._sleep
-        )
-        for name, value in (("screen", "Up"), ("blank", "Off"), ("column_valve", "Open")):
-            self.scope.column.set(name, value)
-        self.scope.column.set("defocus", FOCUS)
 
-    def shoot(self, x: float, y: float) -> NDArray[np.uint16]:
-        """Take a frame at a place in µm, once the stage has settled."""
-        self.scope.stage.move(x=x, y=y)
-        self._sleep(1.0)
-        self.scope.camera.expose(self._exposure)
-        return self.scope.camera.read().data.astype(np.uint16, copy=False)
-
-    def references(self) -> References:
-        """Take bright frames on the film, and dark ones."""
-        bright = [self.shoot(BESIDE[0] + 3 * i, BESIDE[1]) for i in range(REFERENCE_FRAMES)]
-        self.scope.column.set("screen", "Down")
-        dark = [self.shoot(*BESIDE) for _ in range(REFERENCE_FRAMES)]
-        self.scope.column.set("screen", "Up")
-        return make_references(np.stack(bright), np.stack(dark))
-
-    def lens(self) -> LensModel:
-        """Tell the truth about the lens, up to an affine map."""
-        shape = self.scope.settings.camera.sensor
-        places = grid_places(shape).reshape(-1, 2)
-        shifts = self.scope.distortion.shift(places[:, 0], places[:, 1])
-        return LensModel.from_shifts(places, shifts, shape, MAX_DEGREE)
-
-    def _sleep(self, seconds: float) -> None:
-        self._now += seconds
+def true_lens(scope: VirtualMicroscope) -> LensModel:
+    """Tell the truth about a lens, up to an affine map."""
+    shape = scope.settings.camera.sensor
+    places = grid_places(shape).reshape(-1, 2)
+    shifts = scope.distortion.shift(places[:, 0], places[:, 1])
+    return LensModel.from_shifts(places, shifts, shape, MAX_DEGREE)
 
 
 def take_tiles(
@@ -94,18 +65,17 @@ def take_tiles(
     LensModel
         The truth.
     """
-    microscope = Microscope(world, side, exposure)
-    references = microscope.references()
-    geometry = microscope.scope.column.geometry
+    quick = microscope(world, side, exposure)
+    references = quick.references()
+    geometry = quick.scope.column.geometry
     tiles: dict[str | int, NDArray] = {}
     nominal: dict[str | int, tuple[float, float]] = {}
     for tile in square(CENTRE, 3, geometry, (side, side), 60.0).tiles:
-        tiles[tile.index] = flat_field(microscope.shoot(tile.x, tile.y), references)
+        tiles[tile.index] = flat_field(quick.shoot(tile.x, tile.y), references)
         row, column = geometry.pixel_vector((tile.x, tile.y))
         nominal[tile.index] = float(row), float(column)
-    truth = microscope.lens()
-    microscope.scope.close()
-    return tiles, nominal, truth
+    quick.scope.close()
+    return tiles, nominal, true_lens(quick.scope)
 
 
 def measured(world: World, side: int, exposure: float, what: str) -> Iterator[Result]:
