@@ -5,6 +5,8 @@ Nothing here asks a clock: a frame depends on its place, its number and what fel
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,7 +59,7 @@ class Imperfections:
         return self._warp.at(x, y, defocus, number, conditions)
 
     def shade(
-        self, conditions: Conditions, number: int, doses: NDArray[np.float64]
+        self, conditions: Conditions, number: int, doses: Callable[[], NDArray[np.float64]]
     ) -> NDArray[np.float32] | None:
         """Give what changes the light of a frame, at `nodes`.
 
@@ -66,14 +68,15 @@ class Imperfections:
         conditions : frozenset of str
         number : int
             Of the frame.
-        doses : ndarray of float64, shape (n, m)
-            What fell on the specimen at the nodes before, in e⁻/Å².
+        doses : callable
+            Looks up what fell on the specimen at the nodes before, in e⁻/Å²: ndarray of float64,
+            shape (n, m).
         """
         shade = np.ones(self.nodes.shape[:2])
         if "uneven_light" in conditions:
             shade *= self._light.of(number)
         if "contamination" in conditions:
-            shade *= np.exp(-self._settings.contamination.rate * doses)
+            shade *= np.exp(-self._settings.contamination.rate * doses())
         return None if (shade == 1).all() else shade.astype(np.float32)
 
     def motion(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import atan2, ceil, degrees, hypot, nan, pi
 from pathlib import Path
 from typing import Protocol, TypeGuard
@@ -269,7 +270,7 @@ class VirtualMicroscope:
             binning=exposure.binning,
             bits=exposure.bits,
         )
-        shade = self._imperfections.shade(conditions, number, self._at_nodes(view, doses))
+        shade = self._imperfections.shade(conditions, number, partial(self._at_nodes, view, doses))
         view = replace(view, shade=shade)
         truth = self._truth_of(view, exposure, scene, mean, shift=shift, dose_before=before)
         return view, lambda timestamp: self._truth.add(replace(truth, timestamp=timestamp))

@@ -36,7 +36,7 @@ class LensFieldSettings(Imperfection):
     Parts of degree 2 to 7 are drawn by the seed. The strengths are those of a 3 × 3 lens set of
     3840² px (em_stitch 0.3.4; 16 078 matched points, fitted by a polynomial and a ridge-regularised
     affine map a tile): 20, 2.4, 1.1, 0.16, 0.10 and 0.07 px RMS, at most 65 px in the corners. A
-    frame of 2048² px has 11 px RMS of it, and up to 30 px.
+    frame of 2048² px has 11 px RMS of it, and 30 to 45 px in the corners.
 
     Attributes
     ----------
