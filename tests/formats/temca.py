@@ -390,5 +390,5 @@ class RealTemca:
 
 
 if __name__ == "__main__":
-    big = Temca(69, 51, polygon=True, unmatched=20)
+    big = RealTemca(70, 90, unmatched=20, again=3)
     Path(sys.argv[1]).write_text(json.dumps(big.metadata()), encoding="utf-8")
