@@ -7,7 +7,6 @@ name once all is in it.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,11 +19,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from callbacks.direct_io import read_direct
 from callbacks.documents import ZARR_MIMETYPE, StoredArray
-from callbacks.frames import read_exactly
 from callbacks.tile_jobs import FRAME, ProcessorSettings, TileTask, read_tile
 from callbacks.zarr_images import AXES, CHUNK, create_image, read_image, write_shard
-from processing.chain import thread_buffers
+from processing.chain import PAGE, thread_buffers
 from processing.geometry import FrameGeometry
 from processing.mosaic import (
     BLOCK,
@@ -336,13 +335,11 @@ def _read_part(task: TileTask, window: Window, settings: ProcessorSettings) -> N
     if task.row is None or FRAME not in task.row.places:
         return read_tile(task, settings)[window].copy()  # it is in a buffer that is used again
     offset, spec = task.row.places[FRAME]
-    whole = thread_buffers().get(FRAME, spec.shape, spec.dtype)[: rows.stop - rows.start]
-    file = os.open(task.row.path, os.O_RDONLY)
-    try:
-        read_exactly(file, whole, offset + rows.start * whole.strides[0])
-    finally:
-        os.close(file)
-    return whole[:, columns].copy()
+    line = spec.nbytes // spec.shape[0]
+    buffer = thread_buffers().get("part", (spec.nbytes + 2 * PAGE,), np.uint8)
+    count = rows.stop - rows.start
+    whole = read_direct(task.row.path, offset + rows.start * line, count * line, buffer)
+    return whole.view(spec.dtype).reshape(count, spec.shape[1])[:, columns].copy()
 
 
 def _shard(level: int) -> int:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from callbacks.direct_writes import LARGE, open_direct
+from callbacks.direct_io import LARGE, open_direct
 from callbacks.documents import StoredArray
 from callbacks.frames import read_exactly
 from processing.chain import PAGE, ArraySpec

@@ -16,7 +16,7 @@ from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from callbacks.direct_writes import open_direct
+from callbacks.direct_io import open_direct
 from processing.chain import thread_buffers
 
 CHUNK = 512  # side of a chunk, in px: what a viewer reads at a time

@@ -1,4 +1,4 @@
-"""Writes past the system's page cache: straight from a buffer to the disk.
+"""Reads and writes past the system's page cache: between a buffer and the disk, straight.
 
 Montages are larger than memory, so what the system kept of them would be of no use when they are
 read again; and memory that is new to it costs more of a processor than the disk does.
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from callbacks.frames import read_exactly
 from processing.chain import PAGE, thread_buffers
 
 LARGE = 65536  # bytes
@@ -75,7 +77,7 @@ def open_direct(path: str | Path, *, create: bool = False) -> Iterator[DirectFil
     """
     plain = os.open(path, os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if create else 0), 0o666)
     try:
-        direct = _open_past_cache(path)
+        direct = _open_past_cache(path, os.O_WRONLY)
         try:
             yield DirectFile(plain, direct)
         finally:
@@ -84,14 +86,70 @@ def open_direct(path: str | Path, *, create: bool = False) -> Iterator[DirectFil
         os.close(plain)
 
 
-def _open_past_cache(path: str | Path) -> int:
+def read_direct(
+    path: str | Path, offset: int, length: int, buffer: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Read bytes of a file; in the usual way on a system that cannot in the other.
+
+    Parameters
+    ----------
+    path : str or Path
+    offset, length : int
+        In bytes.
+    buffer : ndarray of uint8, shape (n,)
+        Where to put them; it begins at a page of memory, and is two pages longer than they are.
+
+    Returns
+    -------
+    ndarray of uint8, shape (length,)
+        A part of the buffer.
+
+    Raises
+    ------
+    OSError
+        If the file is not there or ends before.
+    """
+    before = offset % PAGE
+    pages = -(-(before + length) // PAGE) * PAGE
+    found = buffer[before : before + length]
+    file = _open_past_cache(path, os.O_RDONLY)
+    try:
+        if _read_pages(file, buffer[:pages], offset - before) >= before + length:
+            return found
+    finally:
+        os.close(file)
+    plain = os.open(path, os.O_RDONLY)
+    try:
+        read_exactly(plain, found, offset)
+    finally:
+        os.close(plain)
+    return found
+
+
+def _open_past_cache(path: str | Path, how: int) -> int:
     """Open a file that is there; in the plain way, if it cannot be in the other."""
     try:
-        return os.open(path, os.O_WRONLY | DIRECT)
+        return os.open(path, how | DIRECT)
     except OSError as error:
         if error.errno not in NOT_SUPPORTED:
             raise
-        return os.open(path, os.O_WRONLY)
+        return os.open(path, how)
+
+
+def _read_pages(file: int, pages: NDArray[np.uint8], offset: int) -> int:
+    """Read whole pages, fewer at the end of the file; give how many bytes came in this way."""
+    done = 0
+    while done < len(pages) and done % PAGE == 0:
+        try:
+            count = os.preadv(file, [pages[done:].data], offset + done)
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+            break
+        if not count:
+            break
+        done += count
+    return done
 
 
 def _write_pages(file: int, data: memoryview, offset: int) -> int:
