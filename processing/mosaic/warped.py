@@ -117,7 +117,7 @@ class WarpedPiece:
 # or alone.
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _place(row, column, numbers):  # type: ignore[no-untyped-def]
     """Find where a pixel of the mosaic lies in the tile."""
     inverse, shifts, first, spacing = numbers
@@ -203,18 +203,19 @@ def _fetch(source, numbers, row, columns, line):  # type: ignore[no-untyped-def]
         here = after
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _locate(place, slopes, to, step, line):  # type: ignore[no-untyped-def]
     """Note where the pixels between two nodes lie in the tile, for their weights."""
     row, column = np.float32(place[0]), np.float32(place[1])
     row_slope, column_slope = slopes[0], slopes[1] + np.float32(1)
     for first in range(0, step, LANES):
-        for lane in range(first, first + LANES):
-            line[2, np.uint64(to + lane)] = row + row_slope * np.float32(lane)
-            line[3, np.uint64(to + lane)] = column + column_slope * np.float32(lane)
+        place, before = np.uint64(to + first), np.float32(first)
+        for lane in range(LANES):
+            line[2, place + np.uint64(lane)] = row + row_slope * (before + np.float32(lane))
+            line[3, place + np.uint64(lane)] = column + column_slope * (before + np.float32(lane))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _end_of_run(shift, slopes, lane, step):  # type: ignore[no-untyped-def]
     """Give the first lane after one at which a fraction leaves 0 to 1, or that of the next node."""
     last = np.float32(step - 1)
@@ -230,7 +231,7 @@ def _end_of_run(shift, slopes, lane, step):  # type: ignore[no-untyped-def]
     return stop
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _fetch_run(source, cell, shift, places, line):  # type: ignore[no-untyped-def]
     """Fetch a run: what lies between pixels of the tile side by side, and its edges one by one."""
     pixels, width, corner, tile_shape = source
@@ -250,7 +251,7 @@ def _fetch_run(source, cell, shift, places, line):  # type: ignore[no-untyped-de
         _fetch_pixel(source, cell, shift, (one, to), line)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _fetch_vectors(source, cell, shift, places, line):  # type: ignore[no-untyped-def]
     """Fetch pixels that lie side by side in the tile too.
 
@@ -264,11 +265,11 @@ def _fetch_vectors(source, cell, shift, places, line):  # type: ignore[no-untype
     next_to = np.uint64(1)
     for first in range(begin, end, LANES):
         place, above = np.uint64(to + first), np.uint64(upper + first)
-        below = above + np.uint64(width)
+        below, before = above + np.uint64(width), np.float32(first)
         for lane in range(LANES):
-            k = np.uint64(lane)
-            down = down_0 + row_slope * np.float32(first + lane)
-            right = right_0 + column_slope * np.float32(first + lane)
+            k, at = np.uint64(lane), before + np.float32(lane)
+            down = down_0 + row_slope * at
+            right = right_0 + column_slope * at
             line[0, place + k], line[1, place + k] = _mix(
                 (pixels[above + k], pixels[above + k + next_to]),
                 (pixels[below + k], pixels[below + k + next_to]),
@@ -277,7 +278,7 @@ def _fetch_vectors(source, cell, shift, places, line):  # type: ignore[no-untype
             )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _fetch_pixel(source, cell, shift, places, line):  # type: ignore[no-untyped-def]
     """Fetch one pixel, wherever it lies."""
     pixels, width, corner, tile_shape = source
