@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from processing.lens.model import LensModel, grid_places
 
-SPACINGS = (64, 32, 16)  # between nodes, in px
+SPACINGS = (64, 32, 16)  # between nodes, in px: multiples of what loops fetch at a time
 MAX_ERROR = 0.02  # px by which the shift may depart from what is interpolated
 GRIDS_KEPT = 4
 

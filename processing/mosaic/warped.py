@@ -18,7 +18,7 @@ from processing.solve.maps import TileMaps
 
 LANES = 16  # pixels that are fetched at a time; one AVX-512 register of float32, or two of AVX2
 ROUNDING = 1e-3  # px by which a place may lie beyond the edge of a tile, for it is rounded
-LEAST_SHARE = 0.5  # of a pixel's weight that must come from pixels which hold something
+MIN_SHARE = 0.5  # of a pixel's weight that must come from pixels which hold something
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,7 +338,7 @@ def _room(figures, columns, step):  # type: ignore[no-untyped-def]
 def _put(source, numbers, begin, image):  # type: ignore[no-untyped-def]
     columns = begin[1], begin[1] + image.shape[1]
     line, offset = _room(2, columns, numbers[3])
-    half, least = np.float32(0.5), np.float32(LEAST_SHARE)
+    half, least = np.float32(0.5), np.float32(MIN_SHARE)
     for r in range(image.shape[0]):
         _fetch(source, numbers, begin[0] + r, columns, line)
         for c in range(np.uint64(image.shape[1])):
@@ -351,7 +351,7 @@ def _put(source, numbers, begin, image):  # type: ignore[no-untyped-def]
 def _add(source, numbers, begin, sums):  # type: ignore[no-untyped-def]
     columns = begin[1], begin[1] + sums.shape[2]
     line, offset = _room(4, columns, numbers[3])
-    one, none, least = np.float32(1), np.float32(0), np.float32(LEAST_SHARE)
+    one, none, least = np.float32(1), np.float32(0), np.float32(MIN_SHARE)
     height, width = np.float32(source[3][0]), np.float32(source[3][1])
     for r in range(sums.shape[1]):
         _fetch(source, numbers, begin[0] + r, columns, line)
@@ -368,7 +368,7 @@ def _add(source, numbers, begin, sums):  # type: ignore[no-untyped-def]
 def _take(source, numbers, begin, nearest, image):  # type: ignore[no-untyped-def]
     columns = begin[1], begin[1] + image.shape[1]
     line, offset = _room(4, columns, numbers[3])
-    half, least = np.float32(0.5), np.float32(LEAST_SHARE)
+    half, least = np.float32(0.5), np.float32(MIN_SHARE)
     middle_row, middle_column = (source[3][0] - 1) / 2, (source[3][1] - 1) / 2
     for r in range(image.shape[0]):
         _fetch(source, numbers, begin[0] + r, columns, line)

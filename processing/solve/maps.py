@@ -56,9 +56,9 @@ class TileMaps:
         matrices = np.array(self.matrices, dtype=np.float64)
         if matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
             raise ValueError(f"matrices have shape {matrices.shape}; they must be (n, 2, 3)")
-        for number, matrix in enumerate(matrices):
-            if not np.isfinite(matrix).all():
-                raise ValueError(f"the map of tile {number} holds a number that is not finite")
+        finite = np.isfinite(matrices).all(axis=(1, 2))
+        if not finite.all():
+            raise ValueError(f"the map of tile {finite.argmin()} holds a number that is not finite")
         bend = np.abs(matrices[:, :, :2] - np.eye(2)).max(axis=(1, 2), initial=0)
         if (bend > MAX_BEND).any():
             raise ValueError(
