@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numcodecs import blosc
 from threadpoolctl import threadpool_limits
 
 from callbacks.tile_jobs import ProcessorSettings, match_tiles
@@ -15,26 +16,35 @@ from processing.chain import TileState, make_chain
 from processing.flatfield import References
 from processing.geometry import FrameGeometry
 from processing.lens import LensModel, lens_map
-from processing.mosaic import display_range, plan_mosaic, render
+from processing.mosaic import display_range, plan_mosaic, plan_warped_mosaic, render
+from processing.solve import TileMaps
 
 SIDE = 512  # of a tile, in px
 TURN = 1.0  # degrees; patches that differ in their offsets are followed by a function of its own
 
 
 def warm_up(settings: ProcessorSettings) -> None:
-    """Do once what is done with a montage, and have OpenCV and numpy work on one thread each.
+    """Do once what is done with a montage, and have libraries work on one thread each.
 
     Parameters
     ----------
     settings : ProcessorSettings
     """
-    # Tiles are what is done at once, not parts of them: helpers of OpenCV and of numpy's matrix
-    # products would only wait for each other, and keep a processor busy with that.
-    cv2.setNumThreads(1)
-    threadpool_limits(1)
+    use_one_thread()
     _warm_up_tiles(settings)
     solve.warm_up()
     _warm_up_mosaic()
+
+
+def use_one_thread() -> None:
+    """Have OpenCV, numpy's matrix products and Blosc work on the thread that calls them.
+
+    Tiles and blocks are what is done at once, not parts of them: helpers would only wait for each
+    other, and keep a processor busy with that.
+    """
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
+    blosc.use_threads = False
 
 
 def _warm_up_tiles(settings: ProcessorSettings) -> None:
@@ -63,8 +73,10 @@ def _warm_up_tiles(settings: ProcessorSettings) -> None:
 
 
 def _warm_up_mosaic() -> None:
-    """Make a mosaic of two tiles."""
-    layout = plan_mosaic([(0, 0), (0, SIDE // 2)], (SIDE, SIDE))
-    tile = np.ones((SIDE, SIDE), np.uint16)
-    whole = slice(0, layout.shape[0]), slice(0, layout.shape[1])
-    display_range(render(lambda _, window: tile[window], layout, whole))
+    """Make mosaics of two tiles, put down as they are and by maps."""
+    positions, shape = [(0, 0), (0, SIDE // 2)], (SIDE, SIDE)
+    tile = np.ones(shape, np.uint16)
+    straight = plan_mosaic(positions, shape)
+    for layout in (straight, plan_warped_mosaic(TileMaps.shifts(positions, shape))):
+        whole = slice(0, layout.shape[0]), slice(0, layout.shape[1])
+        display_range(render(lambda _, window: tile[window], layout, whole))

@@ -19,7 +19,7 @@ BAD_SIGMAS = 8.0  # robust standard deviations from its neighbourhood at which a
 MAX_RESPONSE_ERROR = 0.25  # and the least departure of its response, as a fraction, that is bad
 MAX_BAD_FRACTION = 0.05  # more bad pixels than this mean wrong frames, not a bad camera
 SAMPLE = 2**20  # about so many pixels tell the median of all to a thousandth of their spread
-PART = 32768  # px that are corrected before they are counted: they fit into a core's cache
+PART = 65536  # px that are corrected before they are counted: they fit into a core's cache
 MAX_REACH = 5  # how far round a bad pixel good neighbours are looked for, in px
 
 
