@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from processing.masks import blank
 from processing.pyramid import level_shapes, pyramid
 from processing.statistics import percentiles, value_counts
 
@@ -153,13 +154,13 @@ def render(
     Where tiles overlap, "blend" takes their mean weighted by the distance to the nearest edge of
     each (as in feathering), and "cut" the pixel of the tile whose centre is nearest. A pixel that
     is 0 holds nothing (a tile may have been written in part) and takes no part; where there is no
-    tile the mosaic is 0.
+    tile the mosaic is 0. Of a masked array that holds for the pixels that are masked, and no other.
 
     Parameters
     ----------
     read_tile : callable
         Called with a tile's index and the (rows, columns) that are wanted of it; gives these pixels
-        as uint8 or uint16, or None for a tile that is missing.
+        as uint8 or uint16, masked where they hold no signal, or None for a tile that is missing.
     layout : Layout
     block : (slice, slice)
         Rows and columns of the mosaic.
@@ -284,6 +285,8 @@ def _read_pieces(read_tile: ReadTile, layout: Layout, block: Window) -> list[_Pi
                 f"{right - corner[1]} of tile {index} came with shape {pixels.shape}; "
                 f"tiles must be of {layout.tile_shape} px"
             )
+        if isinstance(pixels, np.ma.MaskedArray):
+            pixels = blank(pixels.data.copy(), np.ma.getmaskarray(pixels))
         pieces.append(_Piece(corner, window, pixels))
     return pieces
 

@@ -11,7 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.matching.patches import Field, choose, divide, follow, middles
+from processing.matching.patches import (
+    Field,
+    choose,
+    clear_overlap,
+    clear_patches,
+    divide,
+    follow,
+    middles,
+    without_signal,
+)
 from processing.matching.polish import polish
 from processing.matching.search import Costs, search, valleys
 from processing.matching.tile import MatchTile, overlap_box
@@ -91,9 +100,8 @@ def refine(a: MatchTile, b: MatchTile, place: tuple[float, float]) -> Fine | Non
         None if the overlap is too thin, or no patches agree on an offset near `place`.
     """
     offset = np.round(place).astype(np.int64)
-    box = overlap_box(a, b, offset)
     shift = _origin(a, b) - offset
-    boxes = choose(a, b, divide(box, PATCH), shift, PATCHES)
+    boxes = choose(a, b, _boxes(a, b, offset, PATCH), shift, PATCHES)
     if not len(boxes):
         return None
     located = _locate(a, b, boxes, shift + _follow(a, b, boxes, shift))
@@ -127,11 +135,23 @@ def locate_patches(
     field = Field(np.repeat(known, 2, axis=1) + np.array([0, 1, 0, 1]))
     field.fit(known.astype(float), offsets, points[:, 5].astype(float))
     mean = np.round(np.average(offsets, axis=0, weights=points[:, 5])).astype(np.int64)
-    boxes = divide(overlap_box(a, b, mean), side)
+    boxes = _boxes(a, b, mean, side)
     if not len(boxes):
         return points[:0]
     located = _locate(a, b, boxes, _origin(a, b) - field.at(middles(boxes)))
     return points[:0] if located is None else _as_points(a, _measure(a, b, located))
+
+
+def _boxes(
+    a: MatchTile, b: MatchTile, offset: NDArray[np.int64], longest: int
+) -> NDArray[np.int64]:
+    """Divide what both tiles show of their overlap into patches."""
+    box = overlap_box(a, b, offset)
+    lost = without_signal(a, b, _origin(a, b) - offset)
+    if lost is None:
+        return divide(box, longest)
+    box = clear_overlap(box, lost, a.reduction)
+    return clear_patches(divide(box, longest), lost, a.reduction)
 
 
 def _origin(a: MatchTile, b: MatchTile) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from processing.matching.tile import MatchTile
 BORDER = 5  # what is left out along the overlap's border, where smoothing lacks neighbours
 LEAST_LENGTH, LEAST_WIDTH = 64, 8  # a patch is at least so long, and at least so wide
 ELONGATED = 2.5  # an overlap so many times as long as wide changes along its length only
+MAX_LOST = 0.5  # share of a side of an overlap without signal; if it is more, it is drawn in
 # Patches that it takes to tell how offsets slope, bend along an overlap, bend along both axes.
 LEAST_FOR_SLOPES, LEAST_FOR_BEND, LEAST_FOR_CURVES = 5, 7, 10
 DISTORTION = 30.0  # by how much offsets may vary over an overlap, as a standard deviation
@@ -58,6 +59,106 @@ def divide(box: tuple[int, int, int, int], longest: int) -> NDArray[np.int64]:
     else:
         rows, columns = np.divmod(np.arange(counts[0] * counts[1]), counts[1])
     return np.stack([tops[rows], tops[rows + 1], lefts[columns], lefts[columns + 1]], axis=1)
+
+
+def without_signal(
+    a: MatchTile, b: MatchTile, shift: NDArray[np.int64]
+) -> NDArray[np.bool_] | None:
+    """Tell where in an overlap one of two tiles holds no signal, or it ends close by.
+
+    Parameters
+    ----------
+    a, b : MatchTile
+    shift : ndarray of int64, shape (2,)
+        What is added to rows and columns of a's `fine` to come to the same place in b's.
+
+    Returns
+    -------
+    ndarray of bool, shape of a's `coarse`, or None
+        None if both hold signal everywhere.
+    """
+    if a.mask is None and b.mask is None:
+        return None
+    lost = np.zeros(a.coarse.shape, np.uint8)
+    if a.mask is not None:
+        lost |= a.mask
+    if b.mask is not None:
+        # A reduced pixel of a lies over up to four of b.
+        down, across = (-shift / b.reduction).tolist()
+        moved = np.array([[1, 0, across], [0, 1, down]], np.float32)
+        size = int(a.coarse.shape[1]), int(a.coarse.shape[0])
+        lost |= cv2.warpAffine(255 * b.mask.view(np.uint8), moved, size) > 0
+    reach = -(-BORDER // a.reduction)
+    return cv2.dilate(lost, np.ones((2 * reach + 1,) * 2, np.uint8)).view(np.bool_)
+
+
+def clear_overlap(
+    box: tuple[int, int, int, int], lost: NDArray[np.bool_], step: int
+) -> tuple[int, int, int, int]:
+    """Draw an overlap in until most of each of its sides holds signal.
+
+    Parameters
+    ----------
+    box : (int, int, int, int)
+        Its top, bottom, left and right.
+    lost : ndarray of bool
+        As `without_signal` gives it.
+    step : int
+        How many px make one px of that.
+
+    Returns
+    -------
+    (int, int, int, int)
+    """
+    top, bottom, left, right = _draw_in(np.array(box), lost, step, MAX_LOST).tolist()
+    return top, bottom, left, right
+
+
+def clear_patches(
+    patches: NDArray[np.int64], lost: NDArray[np.bool_], step: int
+) -> NDArray[np.int64]:
+    """Draw patches in until they hold signal everywhere; leave out those that halve by that.
+
+    Parameters
+    ----------
+    patches : ndarray of int64, shape (n, 4)
+    lost, step
+        As in `clear_overlap`.
+
+    Returns
+    -------
+    ndarray of int64, shape (≤ n, 4)
+    """
+    drawn = np.array([_draw_in(patch, lost, step, 0.0) for patch in patches]).reshape(-1, 4)
+    large = (2 * _sides(drawn) >= _sides(patches)).all(axis=1)
+    clear = np.array([not lost[_over(patch, step)].any() for patch in drawn], np.bool_)
+    return drawn[large & clear]
+
+
+def _draw_in(
+    box: NDArray[np.int64], lost: NDArray[np.bool_], step: int, tolerated: float
+) -> NDArray[np.int64]:
+    """Draw that side of a box in which has lost most, and again, until each has at most so much."""
+    box = box.copy()
+    while (inside := lost[_over(box, step)]).size:
+        shares = [inside[0].mean(), inside[-1].mean(), inside[:, 0].mean(), inside[:, -1].mean()]
+        worst = int(np.argmax(shares))
+        if shares[worst] <= tolerated:
+            break
+        # On to where the next reduced pixel begins.
+        box[worst] = (-(-box[worst] // step) - 1 if worst % 2 else box[worst] // step + 1) * step
+    return box
+
+
+def _over(box: NDArray[np.int64], step: int) -> tuple[slice, slice]:
+    """Give the reduced pixels that a box lies over."""
+    top, bottom, left, right = box.tolist()
+    return slice(top // step, -(-bottom // step)), slice(left // step, -(-right // step))
+
+
+def _sides(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give height and width of each box, shape (n, 2)."""
+    return boxes[:, 1::2] - boxes[:, ::2]
 
 
 def choose(
