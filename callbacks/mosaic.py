@@ -7,7 +7,6 @@ name once all is in it.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,11 +18,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
+from callbacks.direct_io import read_direct
 from callbacks.documents import ZARR_MIMETYPE, StoredArray
-from callbacks.frames import read_exactly
 from callbacks.tile_jobs import FRAME, ProcessorSettings, TileTask, read_tile
+from callbacks.zarr_images import AXES, CHUNK, create_image, read_image, write_shard
+from processing.chain import PAGE, thread_buffers
 from processing.geometry import FrameGeometry
 from processing.mosaic import (
     BLOCK,
@@ -38,24 +38,12 @@ from processing.mosaic import (
     render,
 )
 
-CHUNK = 512  # side of a chunk, in px: what a viewer reads at a time
 THUMBNAIL = 1024  # largest side of the thumbnail, in px
 SUFFIX = ".ome.zarr"
 UNFINISHED = ".part"
 NGFF_VERSION = "0.5"
 LEVELS_A_BLOCK = (BLOCK // CHUNK).bit_length() - 1  # halvings until a block is one chunk
-# Bits of one weight lie together, so the noise of the lower ones does not spoil the rest: a quarter
-# less on disk, for a third more time to write. Without a test for chunks that are all 0: they cost
-# next to nothing, the test as much as the compression.
-CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-WRITING: Any = {"write_empty_chunks": True}
 CHUNKS = (CHUNK, CHUNK)
-# A mosaic has one channel: readers of OME-Zarr want names for all axes.
-AXES = [
-    {"name": "c", "type": "channel"},
-    {"name": "y", "type": "space", "unit": "nanometer"},
-    {"name": "x", "type": "space", "unit": "nanometer"},
-]
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -237,7 +225,7 @@ def begin_mosaic(task: MosaicTask) -> MosaicPlan:
         task.path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(store, mode="w", zarr_format=3)
         for number, shape in enumerate(mosaic_levels(layout.shape)):
-            _create(group, str(number), shape, np.uint16, shard=_shard(number))
+            create_image(group, str(number), shape, "<u2", _shard(number))
     jobs = tuple(
         _block(task, layout, store, number, window)
         for number, window in enumerate(blocks(layout.shape))
@@ -286,7 +274,9 @@ def write_block(block: MosaicBlock) -> BlockResult:
             return None
 
     with _explained(block.store):
-        image = render(read, block.layout, block.window, seam=block.seam)
+        shape = [side.stop - side.start for side in block.window]
+        out = _buffer("mosaic", (shape[0], shape[1]))
+        image = render(read, block.layout, block.window, seam=block.seam, out=out)
         _write_levels(block.store, mosaic_levels(block.layout.shape), 0, image, block.window)
     return BlockResult(block.number, time.monotonic() - started, missing)
 
@@ -318,7 +308,7 @@ def end_mosaic(plan: MosaicPlan, results: Iterable[BlockResult]) -> MosaicFile:
     with _explained(plan.store):
         for level in range(LEVELS_A_BLOCK, len(plan.levels) - 1, LEVELS_A_BLOCK):
             for window in blocks(plan.levels[level]):
-                image = np.asarray(_open(plan.store, level)[(0, *window)])
+                image = read_image(plan.store, str(level), window)
                 _write_levels(plan.store, plan.levels, level, image, window, first=1)
         thumbnail, shown = _write_thumbnail(plan)
         group = zarr.open_group(plan.store, mode="r+")
@@ -345,13 +335,11 @@ def _read_part(task: TileTask, window: Window, settings: ProcessorSettings) -> N
     if task.row is None or FRAME not in task.row.places:
         return read_tile(task, settings)[window].copy()  # it is in a buffer that is used again
     offset, spec = task.row.places[FRAME]
-    part = np.empty((rows.stop - rows.start, spec.shape[1]), spec.dtype)
-    file = os.open(task.row.path, os.O_RDONLY)
-    try:
-        read_exactly(file, part, offset + rows.start * part.strides[0])
-    finally:
-        os.close(file)
-    return part[:, columns]
+    line = spec.nbytes // spec.shape[0]
+    buffer = thread_buffers().get("part", (spec.nbytes + 2 * PAGE,), np.uint8)
+    count = rows.stop - rows.start
+    whole = read_direct(task.row.path, offset + rows.start * line, count * line, buffer)
+    return whole.view(spec.dtype).reshape(count, spec.shape[1])[:, columns].copy()
 
 
 def _shard(level: int) -> int:
@@ -359,25 +347,10 @@ def _shard(level: int) -> int:
     return BLOCK >> ((level - 1) % LEVELS_A_BLOCK + 1) if level else BLOCK
 
 
-def _create(
-    group: zarr.Group, name: str, shape: tuple[int, int], dtype: type, shard: int
-) -> zarr.Array[Any]:
-    """Make an array of one image: a stream of documents stacks one for each event."""
-    return group.create_array(
-        name,
-        shape=(1, *shape),
-        dtype=dtype,
-        chunks=(1, CHUNK, CHUNK),
-        shards=(1, shard, shard) if shard > CHUNK else None,
-        compressors=CODEC,
-        fill_value=0,
-        dimension_names=[axis["name"] for axis in AXES],
-        config=WRITING,
-    )
-
-
-def _open(store: Path, level: int) -> zarr.Array[Any]:
-    return zarr.open_array(store / str(level), mode="r+", config=WRITING)
+def _buffer(name: str, shape: tuple[int, int]) -> NDArray[np.uint16]:
+    """Give a buffer of this thread for a block, or a smaller one at the edge of the mosaic."""
+    whole = thread_buffers().get(name, (BLOCK**2,), np.uint16)
+    return whole[: shape[0] * shape[1]].reshape(shape)
 
 
 def _write_levels(
@@ -397,12 +370,12 @@ def _write_levels(
         if halvings:
             if min(image.shape) < 2:
                 return  # a sliver at the edge, of which nothing is left
-            image = halve(image)
+            half = image.shape[0] // 2, image.shape[1] // 2
+            image = halve(image, _buffer(f"halved_{halvings % 2}", half))
         if halvings >= first:
             top, left = (side.start >> halvings for side in window)
-            rows, columns = image.shape
-            array = _open(store, level + halvings)
-            array[0, top : top + rows, left : left + columns] = image
+            array = store / str(level + halvings)
+            write_shard(array, image, (top, left), _shard(level + halvings))
 
 
 def _write_thumbnail(plan: MosaicPlan) -> tuple[StoredArray, tuple[int, int]]:
@@ -415,12 +388,12 @@ def _write_thumbnail(plan: MosaicPlan) -> tuple[StoredArray, tuple[int, int]]:
     """
     sizes = [max(shape) for shape in plan.levels]
     level = next(number for number, size in enumerate(sizes) if size <= THUMBNAIL)
-    image = np.asarray(_open(plan.store, level)[0])
+    image = read_image(plan.store, str(level))
     black, white = display_range(image)
     grey = (image.astype(np.float32) - black) * (255 / (white - black))
     group = zarr.open_group(plan.store, mode="r+")
-    array = _create(group, "thumbnail", image.shape, np.uint8, shard=CHUNK)
-    array[0] = np.clip(grey, 0, 255).astype(np.uint8)
+    thumbnail = create_image(group, "thumbnail", image.shape, "|u1")
+    thumbnail[0] = np.clip(grey, 0, 255).astype(np.uint8)
     path = str(plan.task.path)
     stored = StoredArray("thumbnail", path, "thumbnail", image.shape, "|u1", CHUNKS, ZARR_MIMETYPE)
     return stored, (black, white)

@@ -5,7 +5,6 @@ HDF5 lets one process write. So the owner has it lay out the rows, and workers w
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -18,20 +17,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from callbacks.direct_io import LARGE, open_direct
 from callbacks.documents import StoredArray
 from callbacks.frames import read_exactly
-from processing.chain import PAGE, ArraySpec, thread_buffers
+from processing.chain import PAGE, ArraySpec
 
 GROWTH = 64  # rows that are laid out at a time, beyond those that were foreseen
 OPEN_TIMEOUT = 2.0  # s
 POLL_SECONDS = 0.05
-LARGE = 65536  # bytes
 # Large rows begin at a page, so that they can go straight to the disk.
 ALIGNMENT = {"alignment_threshold": LARGE, "alignment_interval": PAGE}
-# Whole pages go straight to the disk. A montage is larger than memory, so what the system kept of
-# it would be of no use by the end, and memory that is new to it costs more than the disk does.
-DIRECT = getattr(os, "O_DIRECT", 0)
-NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 @dataclass(frozen=True)
@@ -69,14 +64,11 @@ class Row:
         for name, array in arrays.items():
             if name in self.places:
                 _check(name, array, self.places[name][1])
-        with _opened(self.path, 0) as file, _opened(self.path, DIRECT) as direct:
+        with open_direct(self.path) as file:
             for name, array in arrays.items():
-                if name not in self.places:
-                    continue
-                data, offset = np.ascontiguousarray(array).data.cast("B"), self.places[name][0]
-                # Small rows share their pages, so the system has to put them together.
-                done = _write_pages(direct, data, offset) if len(data) >= LARGE else 0
-                _write(file, data[done:], offset + done)
+                if name in self.places:
+                    data = np.ascontiguousarray(array).data.cast("B")
+                    file.write(data, self.places[name][0])
 
     def read(self, name: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read one array back; zeros if it was not written.
@@ -229,50 +221,3 @@ def _check(name: str, array: NDArray[Any], spec: ArraySpec) -> None:
             f"{name} is {array.dtype} of shape {array.shape}; "
             f"the file was made for {spec.dtype} of shape {spec.shape}"
         )
-
-
-@contextmanager
-def _opened(path: str, how: int) -> Iterator[int]:
-    """Open a file that is there to write to it; in the plain way, if it cannot be in another."""
-    try:
-        file = os.open(path, os.O_WRONLY | how)
-    except OSError as error:
-        if not how or error.errno not in NOT_SUPPORTED:
-            raise
-        file = os.open(path, os.O_WRONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)
-
-
-def _write_pages(file: int, data: memoryview, offset: int) -> int:
-    """Write the whole pages of a row; give how many bytes the file's system took in this way."""
-    length = len(data) - len(data) % PAGE
-    pages = _aligned(data[:length])
-    done = 0
-    while done < length:
-        try:
-            done += os.pwrite(file, pages[done:], offset + done)
-        except OSError as error:
-            if error.errno not in NOT_SUPPORTED:
-                raise
-            break  # the rest goes as any other file does
-    return done
-
-
-def _aligned(data: memoryview) -> memoryview:
-    """Give the bytes where a direct write may take them from."""
-    held = np.frombuffer(data, np.uint8)
-    if held.ctypes.data % PAGE == 0:
-        return data
-    copied = thread_buffers().get("pages", held.shape, np.uint8)
-    copied[:] = held
-    return copied.data
-
-
-def _write(file: int, data: memoryview, offset: int) -> None:
-    """Write all bytes; the system may take them in parts."""
-    while data:
-        written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written

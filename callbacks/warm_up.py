@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numcodecs import blosc
 from threadpoolctl import threadpool_limits
 
 from callbacks.tile_jobs import ProcessorSettings, match_tiles
@@ -22,19 +23,27 @@ TURN = 1.0  # degrees; patches that differ in their offsets are followed by a fu
 
 
 def warm_up(settings: ProcessorSettings) -> None:
-    """Do once what is done with a montage, and have OpenCV and numpy work on one thread each.
+    """Do once what is done with a montage, and have libraries work on one thread each.
 
     Parameters
     ----------
     settings : ProcessorSettings
     """
-    # Tiles are what is done at once, not parts of them: helpers of OpenCV and of numpy's matrix
-    # products would only wait for each other, and keep a processor busy with that.
-    cv2.setNumThreads(1)
-    threadpool_limits(1)
+    use_one_thread()
     _warm_up_tiles(settings)
     solve.warm_up()
     _warm_up_mosaic()
+
+
+def use_one_thread() -> None:
+    """Have OpenCV, numpy's matrix products and Blosc work on the thread that calls them.
+
+    Tiles and blocks are what is done at once, not parts of them: helpers would only wait for each
+    other, and keep a processor busy with that.
+    """
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
+    blosc.use_threads = False
 
 
 def _warm_up_tiles(settings: ProcessorSettings) -> None:

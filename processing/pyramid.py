@@ -89,22 +89,46 @@ def _halve(image, half):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _reduce(image, out):  # type: ignore[no-untyped-def]
-    down, across = image.shape[0] / out.shape[0], image.shape[1] / out.shape[1]
+    rows, row_weights = _spans(image.shape[0], out.shape[0])
+    columns, weights = _spans(image.shape[1], out.shape[1])
     line = np.empty(image.shape[1], np.float32)
     for row in range(out.shape[0]):
-        begin, end = row * down, (row + 1) * down
         line[:] = 0
-        for r in range(int(begin), min(int(np.ceil(end)), image.shape[0])):
-            _add(image[r], np.float32(min(r + 1, end) - max(r, begin)), line)
-        for column in range(out.shape[1]):
-            left, right = column * across, (column + 1) * across
-            total = np.float32(0)
-            for c in range(int(left), min(int(np.ceil(right)), len(line))):
-                total += line[c] * np.float32(min(c + 1, right) - max(c, left))
-            out[row, column] = np.uint8(total / np.float32(down * across) + np.float32(0.5))
+        for k in range(row_weights.shape[1]):
+            if row_weights[row, k] > 0:
+                _add(image[rows[row] + k], row_weights[row, k], line)
+        _sum_spans(line, columns, weights, out[row])
+
+
+@njit(nogil=True, cache=True)
+def _spans(length, parts):  # type: ignore[no-untyped-def]
+    """Divide a line of pixels into equal parts.
+
+    Tells the first pixel of each, and the shares of that and the ones after it, which sum up to 1.
+    """
+    size = length / parts
+    count = int(np.ceil(size)) + 1
+    first = np.empty(parts, np.uint64)
+    weights = np.empty((parts, count), np.float32)
+    for part in range(parts):
+        begin, end = part * size, (part + 1) * size
+        first[part] = min(int(begin), length - count) if length > count else 0
+        for k in range(count):
+            pixel = int(first[part]) + k
+            weights[part, k] = max(0.0, min(pixel + 1, end) - max(pixel, begin)) / size
+    return first, weights
 
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _add(row, weight, line):  # type: ignore[no-untyped-def]
     for column in range(len(line)):
         line[column] += weight * np.float32(row[column])
+
+
+@njit(nogil=True, cache=True)
+def _sum_spans(line, first, weights, out):  # type: ignore[no-untyped-def]
+    for part in range(len(out)):
+        total = np.float32(0.5)
+        for k in range(np.uint64(min(weights.shape[1], len(line)))):
+            total += line[first[part] + k] * weights[part, k]
+        out[part] = np.uint8(total)

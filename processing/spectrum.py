@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import scipy.fft
+from numba import njit
 from numpy.typing import NDArray
 
 from processing.masks import check_mask
@@ -94,9 +96,7 @@ def tile_spectrum(
         `mask` is of another shape or leaves nothing.
     """
     windows, grid, seen = cut_windows(image, mask)
-    spectra = scipy.fft.rfft2(windows, overwrite_x=True)
-    power = np.square(spectra.real)
-    power += np.square(spectra.imag)
+    power = _power(windows)
     flat = power.reshape(len(power), -1)
     coarse, fine, floor = (flat @ _weights()).T.astype(np.float64)
     whitened = _whitened(COARSE)
@@ -155,12 +155,8 @@ def cut_windows(
     seen = np.ones(len(windows), np.bool_)
     if lost is not None:
         seen[:] = [_fill(windows[n], lost[place]) for n, place in enumerate(places)]
-    windows -= windows.mean(axis=(1, 2), keepdims=True)
-    most = SPIKE * np.sqrt(np.einsum("nij,nij->n", windows, windows) / SIDE**2)
-    if not np.isfinite(most).all():
+    if not np.isfinite([_level(window, _fade()) for window in windows]).all():
         raise ValueError("frame holds a number that is not finite")
-    np.clip(windows, -most[:, None, None], most[:, None, None], out=windows)
-    windows *= _fade()
     return windows, (len(down), len(across)), seen
 
 
@@ -169,6 +165,18 @@ def _fill(window: NDArray[np.float32], masked: NDArray[np.bool_]) -> bool:
     if masked.any():
         window[masked] = 0.0 if masked.all() else window[~masked].mean()
     return bool(masked.mean() <= MAX_MASKED)
+
+
+def _power(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the power spectrum of each window, shape (n, 128, 65).
+
+    OpenCV's transform of real numbers takes half the time of scipy's.
+    """
+    power = np.empty((len(windows), SIDE, SIDE // 2 + 1), np.float32)
+    packed = np.empty((SIDE, SIDE), np.float32)
+    for window, its_power in zip(windows, power, strict=True):
+        _unpack_power(cv2.dft(window, packed), its_power)
+    return power
 
 
 def mean_power(power: NDArray[np.float32], band: tuple[float, float]) -> float:
@@ -249,3 +257,44 @@ def _weights() -> NDArray[np.float32]:
 def _fade() -> NDArray[np.float32]:
     line = np.hanning(SIDE + 1)[:SIDE].astype(np.float32)
     return np.outer(line, line)
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _level(window, fade):  # type: ignore[no-untyped-def]
+    """Take the mean off a window, cut its spikes, fade it to its sides; give its deviation."""
+    total = np.float32(0)
+    for row in range(SIDE):
+        for column in range(SIDE):
+            total += window[row, column]
+    mean = total / np.float32(SIDE * SIDE)
+    squares = np.float32(0)
+    for row in range(SIDE):
+        for column in range(SIDE):
+            window[row, column] -= mean
+            squares += window[row, column] ** 2
+    deviation = np.sqrt(squares / np.float32(SIDE * SIDE))
+    most = np.float32(SPIKE) * deviation
+    for row in range(SIDE):
+        for column in range(SIDE):
+            cut = min(max(window[row, column], -most), most)
+            window[row, column] = cut * fade[row, column]
+    return deviation
+
+
+@njit(nogil=True, cache=True)
+def _unpack_power(packed, power):  # type: ignore[no-untyped-def]
+    """Square a transform in OpenCV's packed form.
+
+    A row holds real and imaginary parts side by side. Frequency 0 and the highest one along the
+    columns, the first and the last column, are packed in the same way from top to bottom.
+    """
+    half = SIDE // 2
+    for row in range(SIDE):
+        for k in range(1, half):
+            power[row, k] = packed[row, 2 * k - 1] ** 2 + packed[row, 2 * k] ** 2
+    for k, column in ((0, 0), (half, SIDE - 1)):
+        power[0, k] = packed[0, column] ** 2
+        power[half, k] = packed[SIDE - 1, column] ** 2
+        for row in range(1, half):
+            square = packed[2 * row - 1, column] ** 2 + packed[2 * row, column] ** 2
+            power[row, k] = power[SIDE - row, k] = square

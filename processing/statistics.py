@@ -222,13 +222,16 @@ def count_extremes(
 def count_line(line, first, second):  # type: ignore[no-untyped-def]
     """Count the values of a line of pixels, in two tables that are to be added.
 
-    With one, runs of equal pixels would wait for their own last increment.
+    With one, runs of equal pixels would wait for their own last increment. Columns are unsigned, so
+    that none is looked at for counting from the end.
     """
-    for column in range(0, len(line) - 1, 2):
-        first[line[column]] += np.uint32(1)
-        second[line[column + 1]] += np.uint32(1)
-    if len(line) % 2:
-        first[line[-1]] += np.uint32(1)
+    one, next_to, two = np.uint32(1), np.uint64(1), np.uint64(2)
+    even = np.uint64(len(line) // 2 * 2)
+    for column in range(np.uint64(0), even, two):
+        first[line[column]] += one
+        second[line[column + next_to]] += one
+    for column in range(even, np.uint64(len(line))):
+        first[line[column]] += one
 
 
 @njit(nogil=True, cache=True)

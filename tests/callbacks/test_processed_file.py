@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tiled.adapters.hdf5 import HDF5ArrayAdapter
 
-from callbacks import processed_file
+from callbacks import direct_io
 from callbacks.documents import file_uri
 from callbacks.processed_file import GROWTH, ProcessedFile, Row
 from processing.chain import ArraySpec, Buffers
@@ -173,7 +173,7 @@ def asked(monkeypatch) -> Iterator[list[tuple[bool, int]]]:
     writes, plain = [], os.pwrite
 
     def pwrite(file, data, offset):
-        direct = bool(fcntl.fcntl(file, fcntl.F_GETFL) & processed_file.DIRECT)
+        direct = bool(fcntl.fcntl(file, fcntl.F_GETFL) & direct_io.DIRECT)
         writes.append((direct, len(data)))
         return plain(file, data, offset)
 
@@ -184,7 +184,7 @@ def asked(monkeypatch) -> Iterator[list[tuple[bool, int]]]:
 LARGE = {"frame": ArraySpec((130, 300), "uint16")}  # 19 pages and some bytes
 
 
-@pytest.mark.skipif(not processed_file.DIRECT, reason="this system has no direct writes")
+@pytest.mark.skipif(not direct_io.DIRECT, reason="this system has no direct writes")
 @pytest.mark.parametrize("start", [0, 1], ids=["on a page", "between"])
 def test_the_pages_of_large_rows_go_straight_to_the_disk(path, asked, start):
     owner = ProcessedFile(path, LARGE, 2)
@@ -199,13 +199,13 @@ def test_the_pages_of_large_rows_go_straight_to_the_disk(path, asked, start):
 
 
 @pytest.mark.parametrize("refused", ["open", "pwrite"])
-def test_a_disk_that_takes_no_direct_writes(path, monkeypatch, refused):
+def test_a_disk_that_takes_no_direct_io(path, monkeypatch, refused):
     """What it cannot do is written as everything else is."""
     plain, asked = getattr(os, refused), []
 
     def refuse(file, *arguments):
         how = arguments[0] if refused == "open" else fcntl.fcntl(file, fcntl.F_GETFL)
-        if how & processed_file.DIRECT:
+        if how & direct_io.DIRECT:
             asked.append(how)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return plain(file, *arguments)
@@ -213,7 +213,7 @@ def test_a_disk_that_takes_no_direct_writes(path, monkeypatch, refused):
     monkeypatch.setattr(os, refused, refuse)
     owner = ProcessedFile(path, ARRAYS, 2)
     write(owner.row(1))
-    assert len(asked) == 1 or not processed_file.DIRECT
+    assert len(asked) == 1 or not direct_io.DIRECT
     with h5py.File(path) as file:
         check(file, [1], 2)
 
