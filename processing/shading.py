@@ -59,7 +59,7 @@ class Shading:
         """
         size = shape[1], shape[0]
         field = cv2.resize(self.field.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
-        gain = 1 / np.maximum(field, np.float32(MIN_LIGHT))
+        gain = np.asarray(1 / np.maximum(field, MIN_LIGHT), np.float32)
         return References(np.zeros(shape, np.float32), gain, np.zeros(shape, np.bool_))
 
 

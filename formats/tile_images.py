@@ -1,0 +1,82 @@
+"""The tiles of a montage as images of one kind, read when they are asked for.
+
+Their numbers come to uint8 or uint16 all alike, and masks come with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats.images import Image, Levels, common_levels, open_image
+from formats.montage import ImageSource, Montage
+
+MAX_SAMPLES = 8  # tiles by which it is told how their numbers become uint16
+
+
+@dataclass(frozen=True, eq=False)
+class TileImages:
+    """Reads the tiles of a montage; threads may share it.
+
+    Attributes
+    ----------
+    images : tuple of ImageSource
+    masks : tuple of (ImageSource or None)
+        0 where there is no signal; empty if no tile has one.
+    """
+
+    images: tuple[ImageSource, ...]
+    masks: tuple[ImageSource | None, ...] = ()
+
+    @classmethod
+    def of(cls, montage: Montage) -> TileImages:
+        """Give the tiles of a montage."""
+        return cls(montage.images, montage.masks)
+
+    def read(self, index: int) -> NDArray[np.uint8 | np.uint16]:
+        """Read a tile.
+
+        Parameters
+        ----------
+        index : int
+            In the montage.
+
+        Returns
+        -------
+        ndarray of uint8 or uint16, shape (height, width)
+            A masked array if the montage has a mask for it.
+
+        Raises
+        ------
+        ImageFormatError
+            If its file is damaged, or gone.
+        """
+        pixels = self._open(self.images[index]).read()
+        mask = self.read_mask(index)
+        return pixels if mask is None else np.ma.MaskedArray(pixels, mask)
+
+    def read_mask(self, index: int) -> NDArray[np.bool_] | None:
+        """Read the mask of a tile, True where there is no signal; None if it has none.
+
+        Raises
+        ------
+        ImageFormatError
+            If its file is damaged, or gone.
+        """
+        source = self.masks[index] if self.masks else None
+        return None if source is None else open_image(source.path, source.page).read() == 0
+
+    def _open(self, source: ImageSource) -> Image:
+        image = open_image(source.path, source.page)
+        return image if self.levels is None else image.with_levels(self.levels)
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        """How numbers become uint16, of all tiles alike; None if they fit as they are."""
+        chosen = np.linspace(0, len(self.images) - 1, min(len(self.images), MAX_SAMPLES))
+        sources = [self.images[int(k)] for k in chosen]
+        images = [open_image(source.path, source.page) for source in sources]
+        return None if all(image.fits for image in images) else common_levels(images)
