@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from formats.images import Image, Levels, common_levels, open_image
+from formats.images import Levels, common_levels, open_image
 from formats.montage import ImageSource, Montage
 
 MAX_SAMPLES = 8  # tiles by which it is told how their numbers become uint16
@@ -47,16 +47,31 @@ class TileImages:
         Returns
         -------
         ndarray of uint8 or uint16, shape (height, width)
-            A masked array if the montage has a mask for it.
 
         Raises
         ------
         ImageFormatError
             If its file is damaged, or gone.
         """
-        pixels = self._open(self.images[index]).read()
+        source = self.images[index]
+        image = open_image(source.path, source.page)
+        return (image if self.levels is None else image.with_levels(self.levels)).read()
+
+    def read_masked(self, index: int) -> NDArray[np.uint8 | np.uint16]:
+        """Read a tile, as a masked array if the montage has a mask for it.
+
+        Parameters
+        ----------
+        index : int
+            In the montage.
+
+        Raises
+        ------
+        ImageFormatError
+            If its file is damaged, or gone.
+        """
         mask = self.read_mask(index)
-        return pixels if mask is None else np.ma.MaskedArray(pixels, mask)
+        return self.read(index) if mask is None else np.ma.MaskedArray(self.read(index), mask)
 
     def read_mask(self, index: int) -> NDArray[np.bool_] | None:
         """Read the mask of a tile, True where there is no signal; None if it has none.
@@ -68,10 +83,6 @@ class TileImages:
         """
         source = self.masks[index] if self.masks else None
         return None if source is None else open_image(source.path, source.page).read() == 0
-
-    def _open(self, source: ImageSource) -> Image:
-        image = open_image(source.path, source.page)
-        return image if self.levels is None else image.with_levels(self.levels)
 
     @cached_property
     def levels(self) -> Levels | None:
