@@ -15,7 +15,7 @@ from processing.geometry import FrameGeometry
 from processing.matching import Match
 from processing.stitch import Placement
 
-MIN_TURN, MIN_SCALE = 0.1, 0.002  # degrees, and relative: less is not worth telling
+MIN_TURN, MIN_SCALE = 1.0, 0.01  # degrees, and relative: less is not worth telling
 
 
 def placed_montage(montage: Montage, placement: Placement) -> Montage:

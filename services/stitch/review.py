@@ -20,7 +20,8 @@ from formats.whole_file import whole_file
 from services.errors import PlainError
 from services.stitch.report import Stitched
 
-SIZE, DPI = (15.0, 8.5), 110  # inches
+WIDTH, DPI = 15.0, 110  # inches
+MIN_HEIGHT, MAX_HEIGHT, TITLES = 4.5, 14.0, 1.2
 COLOURS = "viridis"
 FAULTY, REJECTED, UNKNOWN = "#d62728", "#d62728", "#dddddd"
 RANGE = 2, 98  # percentiles of what a map shows, so that no single tile takes all colours
@@ -79,7 +80,9 @@ def draw_review(stitched: Stitched) -> None:
     PlainError
         If it cannot be written.
     """
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    rows, columns = stitched.shape
+    height = min(max(WIDTH / 2 * rows / columns + TITLES, MIN_HEIGHT), MAX_HEIGHT)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="compressed")
     page = _Page(figure, stitched)
     panels = figure.subplot_mosaic(
         [["mosaic", "mosaic", "focus", "apart"], ["mosaic", "mosaic", "moved", "mean"]]
@@ -95,7 +98,7 @@ def draw_review(stitched: Stitched) -> None:
     path = stitched.request.review
     try:
         with whole_file(path) as unfinished:
-            figure.savefig(unfinished, format="png")
+            figure.savefig(unfinished, format="png", bbox_inches="tight")
     except OSError as error:
         raise PlainError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -111,7 +114,7 @@ def _draw_focus(page: _Page, axes: Axes) -> None:
 
 
 def _draw_mean(page: _Page, axes: Axes) -> None:
-    _draw_tiles(page, axes, page.stitched.quality.values("mean"), "mean of a tile, counts")
+    _draw_tiles(page, axes, page.stitched.quality.values("mean"), "mean, counts")
 
 
 def _draw_moved(page: _Page, axes: Axes) -> None:
@@ -119,14 +122,14 @@ def _draw_moved(page: _Page, axes: Axes) -> None:
     moved = page.stitched.solved.solution.maps.middles - page.stitched.solved.montage.nominal
     moved -= np.median(moved, axis=0)
     distance = np.linalg.norm(moved, axis=1)
-    _draw_tiles(page, axes, distance, "distance from nominal, px")
+    _draw_tiles(page, axes, distance, "moved from nominal, px")
     some = slice(None, None, -(-len(moved) // MAX_ARROWS))
     x, y = page.middles[some].T
     axes.quiver(x, y, moved[some, 1], moved[some, 0], angles="xy", color="white", pivot="mid")
 
 
 def _draw_apart(page: _Page, axes: Axes) -> None:
-    """Draw how far neighbours disagree, as lines from tile to tile."""
+    """Draw how far neighbours disagree, as lines from tile to tile; dotted ones were rejected."""
     solution, pairs = page.stitched.solved.solution, page.stitched.solved.montage.edges.pairs
     _outline(page, axes)
     lines = page.middles[pairs]
@@ -136,7 +139,7 @@ def _draw_apart(page: _Page, axes: Axes) -> None:
     shown.set_array(solution.disagreement[kept])
     axes.add_collection(shown)
     axes.add_collection(LineCollection(list(lines[~kept]), colors=REJECTED, linestyles="dotted"))
-    axes.set_title("neighbours disagree by, px (dotted: rejected)")
+    axes.set_title("neighbours apart, px")
     _scale(page, axes, shown, solution.disagreement[kept])
 
 
