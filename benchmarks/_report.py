@@ -9,6 +9,7 @@ import argparse
 import json
 import operator
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -179,15 +180,18 @@ def table(results: Iterable[Result]) -> Table:
 
 def table_of_worlds(results: Iterable[Result]) -> Table:
     """Lay results out with a column for each world, and below each value what it is compared to."""
-    by_name: dict[str, dict[str, Result]] = {}
-    for result in results:
-        by_name.setdefault(result.name, {})[result.world] = result
-    worlds = [world for world in WORLDS if any(world in row for row in by_name.values())]
+    rows: dict[tuple[str, int], dict[str, Result]] = {}
+    told: Counter[tuple[str, str]] = Counter()
+    for result in results:  # one figure may be told several times, beside several references
+        told[result.world, result.name] += 1
+        row = rows.setdefault((result.name, told[result.world, result.name]), {})
+        row[result.world] = result
+    worlds = [world for world in WORLDS if any(world in row for row in rows.values())]
     grid = Table(box=None, pad_edge=False)
     grid.add_column("", overflow="fold", ratio=2)
     for world in worlds:
         grid.add_column(world, overflow="fold", ratio=2)
-    for name, row in by_name.items():
+    for (name, _), row in rows.items():
         grid.add_row(name, *(_cell(row.get(world)) for world in worlds))
     return grid
 

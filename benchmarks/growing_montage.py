@@ -42,6 +42,7 @@ class Case:
     true: NDArray[np.float64]
     pairs: NDArray[np.intp]
     offsets: NDArray[np.float64]
+    sds: NDArray[np.float64]
     wrong: NDArray[np.bool_]
     world: World
 
@@ -64,14 +65,17 @@ class Case:
         pairs, lot = pairs[lot >= missing], lot[lot >= missing] - missing
         steps = [places[pairs[:, 1]] - places[pairs[:, 0]] for places in (nominal, true)]
         bad = lot < wrong
-        seen = steps[1] if world == "kind" else real_offsets(true, pairs, seed)
+        seen, sds = steps[1], np.full(len(pairs), SD)
+        if world == "real":
+            seen, bent = real_offsets(true, pairs, seed)
+            sds = np.hypot(sds, bent)
         offsets = seen + SD * rng.standard_normal(seen.shape)
         offsets[bad] = steps[0][bad] + rng.uniform(-WRONG_BY, WRONG_BY, (int(bad.sum()), 2))
-        return cls(side, nominal, true, pairs, offsets, bad, world)
+        return cls(side, nominal, true, pairs, offsets, sds, bad, world)
 
     def solve(self) -> Solution:
         """Solve it as a whole."""
-        return solve(self.nominal, self.pairs, self.offsets, np.full(len(self.pairs), SD))
+        return solve(self.nominal, self.pairs, self.offsets, self.sds)
 
     def displaced(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give how far well-connected tiles are from the truth, but for the place of the whole.
@@ -88,8 +92,16 @@ class Case:
 
 def real_offsets(
     true: NDArray[np.float64], pairs: NDArray[np.intp], seed: int
-) -> NDArray[np.float64]:
-    """Give the offsets of neighbours that are no longer congruent, as matching would find them."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the offsets of neighbours that are no longer congruent, as matching would find them.
+
+    Returns
+    -------
+    offsets : ndarray of float64, shape (n, 2)
+        Means of what points along each edge tell, in px.
+    sd : ndarray of float64, shape (n,)
+        By how much those means err, from how far the points disagree.
+    """
     settings = MicroscopeSettings.real().updated({"seed": seed, "camera": {"sensor": [TILE, TILE]}})
     microscope = VirtualMicroscope(settings)
     microscope.column.set("defocus", settings.optics.focus_offset)
@@ -97,7 +109,8 @@ def real_offsets(
     maps = KnownMaps.of(microscope, geometry.stage_vector(true - true.mean(axis=0)))
     a, b = pairs.T
     places = along_edges(true[b] - true[a], TILE, POINTS)
-    return np.asarray((places - maps.partners(a, b, places)).mean(axis=1))
+    told = places - maps.partners(a, b, places)
+    return told.mean(axis=1), np.sqrt(told.var(axis=1).mean(axis=1) / POINTS)
 
 
 def least_squares(case: Case, matches: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -152,7 +165,7 @@ def grow(case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         for k in come[when]:
             a, b = case.pairs[k].tolist()
             down, across = case.offsets[k].tolist()
-            solver.add_match(a, b, down, across, SD)
+            solver.add_match(a, b, down, across, float(case.sds[k]))
         solver.update()
         times.append(1e3 * (time.thread_time() - start))
     places = solver.positions()

@@ -15,7 +15,8 @@ from simulation.seeds import frame_rng
 from simulation.settings import UnevenLightSettings
 
 DEGREE = 3
-LEAST_LIGHT = 0.02
+MIN_LIGHT = 0.02
+"""So little is left of it at least, however uneven it is set to be."""
 
 
 def nodes_of(shape: tuple[int, int], pitch: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -60,7 +61,7 @@ class UnevenLight:
         uneven = self._fixed + self._wander * np.sin(turns)
         rng = frame_rng(self._flicker_seed, number)
         whole = 1 + self._settings.flicker * rng.standard_normal()
-        return np.maximum(whole * (1 + np.tensordot(uneven, self._terms, 1)), LEAST_LIGHT)
+        return np.maximum(whole * (1 + np.tensordot(uneven, self._terms, 1)), MIN_LIGHT)
 
 
 def _smooth_terms(shape: tuple[int, int], pitch: int) -> NDArray[np.float64]:

@@ -62,6 +62,7 @@ def test_figures_of_both_worlds_stand_side_by_side():
     results = [
         Result("error", 0.1, "px", goal=0.3, world="kind"),
         Result("time", 5.0, "ms", "a copy", 2.0, world="kind"),
+        Result("time", 5.0, "ms", "a peer", 10.0, world="kind"),
         Result("error", 0.7, "px", goal=0.3, world="real"),
     ]
     console = Console(width=100, file=StringIO())
@@ -72,6 +73,8 @@ def test_figures_of_both_worlds_stand_side_by_side():
         "error 0.1 px (≤ 0.3 px ✓) 0.7 px (≤ 0.3 px ✗)",
         "time 5 ms",
         "a copy: 2 ms, 2.5 ×",
+        "time 5 ms",
+        "a peer: 10 ms, 0.5 ×",
     ]
 
 
