@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import cycle, permutations
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from benchmarks.peers import Stitched
 from processing.matching import Match, Side, match, prepare, prepare_edges
 from processing.solve import solve_matches
 from simulation.specimen import NeuropilSection
-from tests.processing.scenes import cut, expose, texture
+from tests.processing.scenes import REPEATS, cut, expose, texture
 
 PIXEL = 4.0  # nm
 RESIN = 1.5  # how bright bare resin is, in standard deviations of tissue above its mean
@@ -35,6 +35,7 @@ PEER_NAMES = {
     "multiview_stitcher": "multiview-stitcher",
 }
 UNRELATED = 15_000  # pairs of tiles that show different places
+REPEATED = 80  # pairs of tiles with marks or fringes as strong as the tissue
 
 
 @dataclass(frozen=True)
@@ -290,15 +291,23 @@ def pair_errors(snr: float, pairs: int, side: int) -> tuple[float, float]:
     return float(np.sqrt(np.square(off).mean())), float(np.sqrt(np.square(relative).mean()))
 
 
-def false_matches(pairs: int) -> tuple[int, int]:
-    """Count the matches that are believed between tiles that share nothing; and all pairs."""
+def false_matches(pairs: int, *, repeated: bool = False) -> tuple[int, int]:
+    """Count the matches that are believed between tiles that share nothing; and all pairs.
+
+    Nothing, or only what repeats in all of them: marks as neighbours see them, or fringes.
+    """
     believed = tried = scene = 0
+    shape = 256, 256
     while tried < pairs:
-        tiles = [
-            prepare(expose(cut(texture(1024, seed, falloff), (0, 0), (256, 256)), 5, seed=seed))
-            for seed in range(100 + scene, 132 + scene)
-            for falloff in ((1.0, 1.5)[seed % 2],)
-        ]
+        rng = np.random.default_rng(scene)
+        repeats = list(REPEATS.values())[scene // 32 % len(REPEATS)]
+        tiles = []
+        for seed in range(100 + scene, 132 + scene):
+            image = cut(texture(1024, seed, (1.0, 1.5)[seed % 2]), (0, 0), shape)
+            if repeated:
+                place = np.array([0.0, 230.0 * (seed % 2)]) + rng.uniform(-30, 30, 2)
+                image = image + repeats(place, shape)
+            tiles.append(prepare(expose(image, 5, seed=seed)))
         scene += 32
         for a, b in permutations(tiles, 2):
             for nominal in ((0.0, 230.0), (230.0, 0.0)):
@@ -306,6 +315,33 @@ def false_matches(pairs: int) -> tuple[int, int]:
                     believed += match(a, b, nominal, 120).good
                     tried += 1
     return believed, tried
+
+
+def repeated_matches(pairs: int, side: int) -> tuple[int, int, float]:
+    """Match tiles in which something repeats; count the right and wrong ones, and their error."""
+    scene = texture(2 * side, 3)
+    right, wrong, errors = 0, 0, []
+    for k, repeats in zip(range(pairs), cycle(REPEATS.values()), strict=False):
+        rng = np.random.default_rng(k)
+        nominal = np.array([0, side - side // 8])[:: 1 if k // len(REPEATS) % 2 else -1]
+        corner, offset = rng.uniform(0, len(scene), 2), nominal + rng.uniform(-30, 30, 2)
+        a, b = (
+            prepare(
+                expose(
+                    cut(scene, tuple(place), (side, side)) + repeats(place, (side, side)),
+                    5,
+                    seed=2 * k + n,
+                )
+            )
+            for n, place in enumerate((corner, corner + offset))
+        )
+        found = match(a, b, (float(nominal[0]), float(nominal[1])), 100)
+        off = np.subtract((found.drow, found.dcol), offset)
+        near = bool(np.abs(off).max() < RIGHT)
+        right += found.good and near
+        wrong += found.good and not near
+        errors += [*off] if found.good and near else []
+    return right, wrong, float(np.sqrt(np.square(errors).mean()))
 
 
 def times(height: int, width: int) -> tuple[float, float]:
@@ -352,6 +388,15 @@ def measure(quick: bool) -> Iterator[Result]:
         yield Result(f"{name}, over its sd", relative, "")
     believed, tried = false_matches(500 if quick else UNRELATED)
     yield Result(f"matches believed of {tried} unrelated pairs", believed, "", goal=0)
+    believed, tried = false_matches(500 if quick else UNRELATED, repeated=True)
+    name = f"matches believed of {tried} unrelated pairs with the same marks or fringes"
+    yield Result(name, believed, "", goal=0)
+    pairs = 16 if quick else REPEATED
+    right, wrong, error = repeated_matches(pairs, side)
+    name = f"{pairs} pairs with marks or fringes as strong as the tissue"
+    yield Result(f"{name}: matched", 100 * right / pairs, "%", goal=90.0, better="more")
+    yield Result(f"{name}: wrong matches believed", wrong, "", goal=0)
+    yield Result(f"{name}: RMS error", error, "px")
     for shape, goals in _speeds(quick):
         prepared, matched = times(*shape)
         size = f"{shape[1]} × {shape[0]}"

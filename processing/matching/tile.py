@@ -16,9 +16,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from processing.masks import check_mask, find_mask, reduce_mask
+from processing.matching.lines import FLAT, find_lines, spread_windows, take_out
 
 Side = Literal["top", "bottom", "left", "right"]
 Mask = NDArray[np.bool_] | Literal["find"] | None
+Part = tuple[slice, slice]
 
 LEAST_TILE = 64  # px
 # How far beyond the greatest offset a match looks, to tell "out of range" from wrong, in px.
@@ -29,6 +31,10 @@ REDUCTIONS = ((2048, 8), (1024, 4), (512, 2))  # (least side of a tile in px, re
 BAND_FINE, BAND_WIDE, BAND_BOX = 0.8, 4.0, 9
 CLIP = 3.0  # values beyond so many standard deviations are cut, so that debris cannot rule
 SAMPLE = 8192  # about so many pixels set the levels
+LINE_WINDOWS = 3  # along a side of a tile, by which lines are found that repeat
+# Standard deviations of the kernels that take them out, in px and in reduced px. A short one also
+# takes what is near a line, but makes nothing differ between two tiles where their borders lie.
+NOTCH, NOTCH_REDUCED = 3.0, 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +121,7 @@ def prepare(tile: NDArray[np.unsignedinteger], mask: Mask = "find") -> MatchTile
     """
     mask = _check(tile, mask)
     whole = slice(0, tile.shape[0]), slice(0, tile.shape[1])
-    return _prepare(tile, mask, whole, _levels(tile, mask))
+    return _prepare(tile, mask, [whole])[0]
 
 
 def prepare_edges(
@@ -143,11 +149,9 @@ def prepare_edges(
         As `prepare`.
     """
     mask = _check(tile, mask)
-    levels, step = _levels(tile, mask), _reduction(tile.shape)
-    return {
-        side: _prepare(tile, mask, _edge(tile.shape, side, width, step), levels)
-        for side, width in widths.items()
-    }
+    step = _reduction(tile.shape)
+    parts = [_edge(tile.shape, side, width, step) for side, width in widths.items()]
+    return dict(zip(widths, _prepare(tile, mask, parts), strict=True))
 
 
 def overlap_box(
@@ -250,10 +254,25 @@ def _levels(
 
 
 def _prepare(
+    tile: NDArray[np.unsignedinteger], mask: NDArray[np.bool_] | None, parts: Sequence[Part]
+) -> list[MatchTile]:
+    """Make what matching keeps of parts of a tile, less what repeats in it."""
+    if not parts:
+        return []
+    levels = np.array(_levels(tile, mask), np.float32)
+    tile = np.ascontiguousarray(tile)
+    made = [_quantised(tile, mask, part, levels) for part in parts]
+    fine, coarse = _lines(tile, mask, made)
+    if len(fine) or len(coarse):
+        made = [_without_lines(part, fine, coarse) for part in made]
+    return made
+
+
+def _quantised(
     tile: NDArray[np.unsignedinteger],
     mask: NDArray[np.bool_] | None,
-    part: tuple[slice, slice],
-    levels: tuple[float, float],
+    part: Part,
+    levels: NDArray[np.float32],
 ) -> MatchTile:
     """Make what matching keeps of a part of a tile."""
     step = _reduction(tile.shape)
@@ -261,8 +280,7 @@ def _prepare(
     sides = part[0].stop - top, part[1].stop - left
     fine = np.empty(sides, np.uint8)
     reduced = np.empty([side // step for side in sides], np.float32)
-    place = top, left, step
-    _quantise(np.ascontiguousarray(tile), place, np.array(levels, np.float32), fine, reduced)
+    _quantise(tile, (top, left, step), levels, fine, reduced)
     lost = None
     if mask is not None and mask[part].any():
         lost = reduce_mask(mask[part], step)
@@ -275,6 +293,37 @@ def _prepare(
         top=top,
         left=left,
         mask=lost,
+    )
+
+
+def _lines(
+    tile: NDArray[np.unsignedinteger], mask: NDArray[np.bool_] | None, parts: Sequence[MatchTile]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find the lines in a tile's spectrum, and in that of the reduced one, in cycles a px each."""
+    fine = np.empty((0, 2))
+    if parts[0].reduction > 1:
+        windows = spread_windows(tile, LINE_WINDOWS)
+        if mask is not None:
+            windows = windows[~spread_windows(mask, LINE_WINDOWS).any(axis=(1, 2))]
+        if len(windows):
+            fine = find_lines(windows, FLAT)
+    coarse = [find_lines(spread_windows(part.coarse, LINE_WINDOWS)) for part in parts]
+    return fine, np.concatenate(coarse)
+
+
+def _without_lines(
+    part: MatchTile, fine: NDArray[np.float64], coarse: NDArray[np.float64]
+) -> MatchTile:
+    """Take lines out of a part of a tile."""
+    step = part.reduction
+    pixels = take_out(part.fine, np.concatenate([fine, coarse / step]), NOTCH)
+    height, width = (side // step for side in part.fine.shape)
+    whole = part.fine[: height * step, : width * step].astype(np.float32)
+    reduced = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    return replace(
+        part,
+        fine=np.clip(pixels + 0.5, 0, 255).astype(np.uint8),
+        coarse=_band(take_out(reduced, coarse, NOTCH_REDUCED), part.mask),
     )
 
 
