@@ -274,7 +274,8 @@ class MontageEnd:
         for number, reason in mosaic.missing.items():
             index = solved.takes[number].index
             logger.warning("tile %d is missing in the mosaic: %s", index, reason)
-        middle = solved.origin + (np.array(mosaic.arrays[0].shape) - self._grid.shape) / 2
+        sides = np.array(mosaic.arrays[0].shape)
+        middle = np.array(mosaic.origin) + (sides - self._grid.shape) / 2
         x, y = self._grid.stage(middle)
         self._run.arrays(
             "mosaic",

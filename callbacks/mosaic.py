@@ -33,8 +33,10 @@ from processing.mosaic import (
     halve,
     mosaic_levels,
     plan_mosaic,
+    plan_warped_mosaic,
     render,
 )
+from processing.solve import TileMaps
 
 THUMBNAIL = 1024  # largest side of the thumbnail, in px
 SUFFIX = ".ome.zarr"
@@ -73,6 +75,10 @@ class MosaicTask:
     attributes : mapping
         What else the store is to tell about itself.
     seam : {"blend", "cut"}
+    maps : TileMaps or None
+        Where the pixels of each tile lie, in px, in the frame of the positions, if tiles are to be
+        turned and bent as they were solved; `positions` then do not count. None: tiles are put down
+        at whole pixels, as they are.
     """
 
     path: Path
@@ -83,6 +89,7 @@ class MosaicTask:
     stage: tuple[float, float] = (0.0, 0.0)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     seam: Seam = "blend"
+    maps: TileMaps | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +177,8 @@ class MosaicFile:
     ----------
     arrays : sequence of StoredArray
         ``mosaic_0``, ``mosaic_1``, … (uint16) and ``thumbnail`` (uint8).
+    origin : (int, int)
+        (row, column) of its first pixel, in px, in the frame of the positions.
     seconds : float
         How long all jobs took together.
     missing : mapping of int to str
@@ -177,6 +186,7 @@ class MosaicFile:
     """
 
     arrays: tuple[StoredArray, ...]
+    origin: tuple[int, int]
     seconds: float
     missing: Mapping[int, str] = field(default_factory=dict)
 
@@ -217,7 +227,11 @@ def begin_mosaic(task: MosaicTask) -> MosaicPlan:
         If there is no tile, or a position is not finite.
     """
     started = time.monotonic()
-    layout = plan_mosaic(task.positions, task.shape)
+    layout = (
+        plan_mosaic(task.positions, task.shape)
+        if task.maps is None
+        else plan_warped_mosaic(task.maps)
+    )
     store = task.path.with_name(task.path.name + UNFINISHED)
     with _explained(store):
         if task.path.exists():
@@ -319,7 +333,8 @@ def end_mosaic(plan: MosaicPlan, results: Iterable[BlockResult]) -> MosaicFile:
     ]
     missing = {tile: why for result in done.values() for tile, why in result.missing.items()}
     seconds = plan.seconds + sum(result.seconds for result in done.values())
-    return MosaicFile((*levels, thumbnail), seconds + time.monotonic() - started, missing)
+    seconds += time.monotonic() - started
+    return MosaicFile((*levels, thumbnail), plan.layout.origin, seconds, missing)
 
 
 def drop_mosaic(plan: MosaicPlan) -> None:
@@ -432,6 +447,7 @@ def _provenance(plan: MosaicPlan) -> dict[str, Any]:
         **(task.geometry.to_dict() if task.geometry else {}),
         "tiles": len(task.tiles),
         "seam": task.seam,
+        "interpolated": task.maps is not None,
         **task.attributes,
     }
 

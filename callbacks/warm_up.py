@@ -16,7 +16,8 @@ from processing.chain import TileState, make_chain
 from processing.flatfield import References
 from processing.geometry import FrameGeometry
 from processing.lens import LensModel, lens_map
-from processing.mosaic import display_range, plan_mosaic, render
+from processing.mosaic import display_range, plan_mosaic, plan_warped_mosaic, render
+from processing.solve import TileMaps
 
 SIDE = 512  # of a tile, in px
 TURN = 1.0  # degrees; patches that differ in their offsets are followed by a function of its own
@@ -72,8 +73,10 @@ def _warm_up_tiles(settings: ProcessorSettings) -> None:
 
 
 def _warm_up_mosaic() -> None:
-    """Make a mosaic of two tiles."""
-    layout = plan_mosaic([(0, 0), (0, SIDE // 2)], (SIDE, SIDE))
-    tile = np.ones((SIDE, SIDE), np.uint16)
-    whole = slice(0, layout.shape[0]), slice(0, layout.shape[1])
-    display_range(render(lambda _, window: tile[window], layout, whole))
+    """Make mosaics of two tiles, put down as they are and by maps."""
+    positions, shape = [(0, 0), (0, SIDE // 2)], (SIDE, SIDE)
+    tile = np.ones(shape, np.uint16)
+    straight = plan_mosaic(positions, shape)
+    for layout in (straight, plan_warped_mosaic(TileMaps.shifts(positions, shape))):
+        whole = slice(0, layout.shape[0]), slice(0, layout.shape[1])
+        display_range(render(lambda _, window: tile[window], layout, whole))

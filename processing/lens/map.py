@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from processing.arrays import output_array
-from processing.lens.model import LensModel, grid_places, normalised
+from processing.lens.model import LensModel
 
 LANES = 16  # pixels of a run; one AVX-512 register of float32, or two of AVX2
 AHEAD = 16  # rows by which the frame is asked for before it is wanted
@@ -157,10 +157,7 @@ def _cut(model: LensModel) -> tuple[_Places, _Places, int]:
 
 def _spacing(model: LensModel) -> int:
     """Choose how far apart places may be traced for the shift to be straight between them."""
-    bends = np.polynomial.polynomial.polyder(model.powers, 2, axis=2) / (model.shape[1] / 2) ** 2
-    v, u = np.moveaxis(normalised(grid_places(model.shape), model.shape), -1, 0)
-    bend = max(np.abs(np.polynomial.polynomial.polyval2d(v, u, one)).max() for one in bends)
-    # A chord over a length of a parabola departs from it by an eighth of the bend times length².
+    _, bend = model.bends
     fine = (spacing for spacing in SPACINGS if bend * spacing**2 / 8 <= BEND)
     return next(fine, SPACINGS[-1])
 

@@ -210,6 +210,34 @@ class LensModel:
             "they lie too far outside the frame"
         )
 
+    def to_distorted_anywhere(self, places: ArrayLike) -> NDArray[np.float64]:
+        """Find which distorted pixels belong at any places, also far outside the frame.
+
+        As `to_distorted`, but the shift goes on beyond a margin of the frame as it is there, so
+        that nothing is refused, and what lies outside stays outside.
+
+        Parameters
+        ----------
+        places : array_like, shape (..., 2)
+            (row, column) in px of the corrected frame.
+
+        Returns
+        -------
+        ndarray of float64, shape (..., 2)
+            (row, column) in px of the frame as it was taken.
+        """
+        wanted = np.asarray(places, dtype=float)
+        sides = np.asarray(self.shape)
+        found = wanted
+        for _ in range(INVERSION_STEPS):
+            near = np.clip(found, -MARGIN * sides, (1 + MARGIN) * sides - 1)
+            error = found + self.shift(near) - wanted
+            if not error.size or np.abs(error).max() < INVERSION_PX:
+                break
+            slope = (self._jacobian(near) - np.eye(2)) * (near == found)[..., None, :]
+            found = found - np.linalg.solve(np.eye(2) + slope, error[..., None])[..., 0]
+        return found
+
     @property
     def powers(self) -> NDArray[np.float64]:
         """Coefficients of ``v^i · u^j`` in place of Legendre's, shape (2, degree + 1, degree + 1).
@@ -222,6 +250,20 @@ class LensModel:
             product = np.outer(_powers_of(i, size), _powers_of(j, size))
             expanded += pair[:, None, None] * product
         return expanded
+
+    @property
+    def bends(self) -> tuple[float, float]:
+        """The greatest second derivatives of the shift along rows and along columns, in 1/px.
+
+        Over a length, a straight line departs from the shift by an eighth of that times length².
+        """
+        v, u = np.moveaxis(normalised(grid_places(self.shape), self.shape), -1, 0)
+        greatest = []
+        for axis, side in enumerate(self.shape, start=1):
+            bent = np.polynomial.polynomial.polyder(self.powers, 2, axis=axis) / (side / 2) ** 2
+            lines = (np.polynomial.polynomial.polyval2d(v, u, one) for one in bent)
+            greatest.append(max(float(np.abs(line).max()) for line in lines))
+        return greatest[0], greatest[1]
 
     @property
     def largest_shift(self) -> float:

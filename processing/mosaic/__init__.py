@@ -4,7 +4,14 @@ A block needs the parts of the tiles that touch it and nothing else, so a mosaic
 the memory, and blocks may be made in any order by any number of workers: each pixel is the same.
 """
 
-from processing.mosaic.layout import BLOCK, Layout, Window, blocks, plan_mosaic
+from processing.mosaic.layout import (
+    BLOCK,
+    Layout,
+    Window,
+    blocks,
+    plan_mosaic,
+    plan_warped_mosaic,
+)
 from processing.mosaic.levels import display_range, halve, mosaic_levels
 from processing.mosaic.rendering import SEAMS, Seam, render
 
@@ -19,5 +26,6 @@ __all__ = [
     "halve",
     "mosaic_levels",
     "plan_mosaic",
+    "plan_warped_mosaic",
     "render",
 ]

@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from processing.solve.maps import TileMaps
+
 BLOCK = 4096  # side of a block, in px: a power of two, so that blocks meet on every level
+SLACK = 0.05  # px to which the boxes of bent tiles are right
 
 Window = tuple[slice, slice]
 
@@ -19,25 +22,27 @@ Window = tuple[slice, slice]
 class Layout:
     """Where tiles lie in a mosaic.
 
-    Positions are rounded to whole pixels: a seam is then off by half a pixel at most, while
-    interpolation would blur the finest detail and make the noise uneven over each tile.
-
     Attributes
     ----------
-    corners : ndarray of int64, shape (n, 2)
-        (row, column) of each tile's first pixel in the mosaic.
+    corners, ends : ndarray of int64, shape (n, 2)
+        (row, column) of the first pixel of each tile in the mosaic, and that after the last; of
+        the box that holds it, if it is turned or bent.
     tile_shape : (int, int)
         (height, width) of a tile, in px.
     shape : (int, int)
         (height, width) of the mosaic, in px: the box round all tiles.
     origin : (int, int)
-        What was taken from the rounded solved positions to give `corners`, in px.
+        What was taken from the solved places to give those in the mosaic, in px.
+    maps : TileMaps or None
+        Where the pixels of each tile lie in the mosaic; None if tiles lie straight.
     """
 
     corners: NDArray[np.int64]
+    ends: NDArray[np.int64]
     tile_shape: tuple[int, int]
     shape: tuple[int, int]
     origin: tuple[int, int]
+    maps: TileMaps | None = None
 
     def touching(self, window: Window) -> NDArray[np.intp]:
         """Give the indices of the tiles that lie in a window of the mosaic, in rising order."""
@@ -46,19 +51,21 @@ class Layout:
 
     def only(self, indices: ArrayLike) -> Layout:
         """Give the same mosaic with some of its tiles alone, which are counted anew."""
-        return replace(self, corners=self.corners[np.asarray(indices, dtype=np.intp)])
+        chosen = np.asarray(indices, dtype=np.intp)
+        maps = None if self.maps is None else self.maps.only(chosen)
+        return replace(self, corners=self.corners[chosen], ends=self.ends[chosen], maps=maps)
 
     def overlap(self, window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Give the first (row, column) of each tile in a window, and that after the last."""
         begin, end = ([side.start for side in window], [side.stop for side in window])
-        return (
-            np.maximum(self.corners, begin),
-            np.minimum(self.corners + self.tile_shape, end),
-        )
+        return np.maximum(self.corners, begin), np.minimum(self.ends, end)
 
 
 def plan_mosaic(positions: ArrayLike, tile_shape: tuple[int, int]) -> Layout:
-    """Lay tiles out in the smallest mosaic that holds them all.
+    """Lay straight tiles out in the smallest mosaic that holds them all.
+
+    Positions are rounded to whole pixels: a seam is then off by half a pixel at most, while
+    interpolation would blur the finest detail and make the noise uneven over each tile.
 
     Parameters
     ----------
@@ -83,11 +90,43 @@ def plan_mosaic(positions: ArrayLike, tile_shape: tuple[int, int]) -> Layout:
         raise ValueError("positions holds a number that is not finite")
     # floor(x + 0.5), since numpy rounds halves to even: tiles 0.5 px off would jump to and fro.
     rounded = np.floor(places + 0.5).astype(np.int64)
-    origin = rounded.min(axis=0)
-    corners = rounded - origin
-    rows, columns = (corners.max(axis=0) + tile_shape).tolist()
     height, width = tile_shape
-    return Layout(corners, (height, width), (rows, columns), (int(origin[0]), int(origin[1])))
+    return _layout(rounded, rounded + tile_shape, (height, width))
+
+
+def plan_warped_mosaic(maps: TileMaps) -> Layout:
+    """Lay tiles that are turned or bent out in the smallest mosaic that holds them all.
+
+    Parameters
+    ----------
+    maps : TileMaps
+        Of one tile at least.
+
+    Returns
+    -------
+    Layout
+
+    Raises
+    ------
+    ValueError
+        If there is no tile.
+    """
+    if not len(maps):
+        raise ValueError("there are maps of no tile; a mosaic needs one at least")
+    least, most = maps.boxes
+    first = np.ceil(least - SLACK).astype(np.int64)
+    layout = _layout(first, np.floor(most + SLACK).astype(np.int64) + 1, maps.shape)
+    return replace(layout, maps=maps.moved(np.negative(layout.origin)))
+
+
+def _layout(
+    first: NDArray[np.int64], after: NDArray[np.int64], tile_shape: tuple[int, int]
+) -> Layout:
+    """Count from the first pixel of all tiles."""
+    origin = first.min(axis=0)
+    rows, columns = (after - origin).max(axis=0).tolist()
+    begin = int(origin[0]), int(origin[1])
+    return Layout(first - origin, after - origin, tile_shape, (rows, columns), begin)
 
 
 def blocks(shape: tuple[int, int], side: int = BLOCK) -> tuple[Window, ...]:

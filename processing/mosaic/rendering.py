@@ -17,11 +17,13 @@ from processing.arrays import output_array
 from processing.masks import blank
 from processing.mosaic.layout import Layout, Window, begin_of, seen_from, shape_of
 from processing.mosaic.pieces import StraightPiece
+from processing.mosaic.warped import Warp, WarpedPiece
 
 Seam = Literal["blend", "cut"]
 SEAMS: tuple[Seam, ...] = ("blend", "cut")
 STRIP = 2**17  # px that are put together at a time: sums of them fit into a core's cache
 
+Piece = StraightPiece | WarpedPiece
 ReadTile = Callable[[int, Window], NDArray[np.unsignedinteger] | None]
 
 
@@ -76,18 +78,25 @@ def render(
     return image
 
 
-def _read_pieces(read_tile: ReadTile, layout: Layout, block: Window) -> list[StraightPiece]:
+def _read_pieces(read_tile: ReadTile, layout: Layout, block: Window) -> list[Piece]:
     """Read the parts of tiles that a block is made of, in the order of the tiles."""
     first, last = layout.overlap(block)
-    pieces = []
-    for index in layout.touching(block):
+    pieces: list[Piece] = []
+    for index in layout.touching(block).tolist():
         (top, left), (bottom, right) = first[index].tolist(), last[index].tolist()
-        corner = int(layout.corners[index, 0]), int(layout.corners[index, 1])
         window = slice(top, bottom), slice(left, right)
-        wanted = seen_from(window, (slice(corner[0], None), slice(corner[1], None)))
-        pixels = _read(read_tile, layout, int(index), wanted)
-        if pixels is not None:
+        warp = None if layout.maps is None else Warp.of_tile(layout.maps, index)
+        corner = int(layout.corners[index, 0]), int(layout.corners[index, 1])
+        origin = slice(corner[0], None), slice(corner[1], None)
+        wanted = seen_from(window, origin) if warp is None else warp.window(window)
+        pixels = _read(read_tile, layout, index, wanted)
+        if pixels is None:
+            continue
+        if warp is None:
             pieces.append(StraightPiece(corner, layout.tile_shape, window, pixels))
+        else:
+            begin = wanted[0].start, wanted[1].start
+            pieces.append(WarpedPiece(warp, window, begin, pixels))
     return pieces
 
 
@@ -109,9 +118,7 @@ def _read(
     return np.ascontiguousarray(pixels)
 
 
-def _cells(
-    pieces: Sequence[StraightPiece], block: Window
-) -> Iterator[tuple[Window, list[StraightPiece]]]:
+def _cells(pieces: Sequence[Piece], block: Window) -> Iterator[tuple[Window, list[Piece]]]:
     """Divide a block into rectangles, over each of which the same pieces lie, without bare ones."""
     for rows in _runs(pieces, 0):
         band = [piece for piece in pieces if _covers(piece, 0, rows.start)]
@@ -121,14 +128,14 @@ def _cells(
                 yield (rows, columns), covering
 
 
-def _runs(pieces: Sequence[StraightPiece], axis: int) -> Iterator[slice]:
+def _runs(pieces: Sequence[Piece], axis: int) -> Iterator[slice]:
     """Divide an axis at every edge of the pieces."""
     ends = ((piece.window[axis].start, piece.window[axis].stop) for piece in pieces)
     edges = sorted({edge for both in ends for edge in both})
     return (slice(start, stop) for start, stop in pairwise(edges))
 
 
-def _covers(piece: StraightPiece, axis: int, start: int) -> bool:
+def _covers(piece: Piece, axis: int, start: int) -> bool:
     """Tell whether a row (axis 0) or column (axis 1) of the mosaic lies in a piece."""
     return bool(piece.window[axis].start <= start < piece.window[axis].stop)
 
@@ -141,9 +148,7 @@ def _strips(cell: Window) -> Iterator[Window]:
         yield slice(top, min(top + height, rows.stop)), columns
 
 
-def _blend(
-    pieces: Sequence[StraightPiece], cell: Window, image: NDArray[np.uint16], block: Window
-) -> None:
+def _blend(pieces: Sequence[Piece], cell: Window, image: NDArray[np.uint16], block: Window) -> None:
     """Put the weighted mean of pieces into their cell of a block."""
     sums = np.zeros((2, *shape_of(cell)), np.float32)
     for piece in pieces:
@@ -151,9 +156,7 @@ def _blend(
     _divide(sums, image, begin_of(cell, block))
 
 
-def _cut(
-    pieces: Sequence[StraightPiece], cell: Window, image: NDArray[np.uint16], block: Window
-) -> None:
+def _cut(pieces: Sequence[Piece], cell: Window, image: NDArray[np.uint16], block: Window) -> None:
     """Put each pixel of the piece whose tile's centre is nearest; the first one of two."""
     nearest = np.full(shape_of(cell), np.inf, np.float32)
     for piece in pieces:
@@ -164,9 +167,10 @@ def _cut(
 def _divide(sums, image, begin):  # type: ignore[no-untyped-def]
     """Divide sums by weights, into the place of an image that begins at some pixel."""
     top, left = np.uint64(begin[0]), np.uint64(begin[1])
-    half, least = np.float32(0.5), np.float32(0.5)
+    half, least = np.float32(0.5), np.float32(0.25)
     for r in range(np.uint64(sums.shape[1])):
         for c in range(np.uint64(sums.shape[2])):
-            # Weights are whole numbers: below 1/2 is where nothing lies, and the sum is 0 there.
+            # No pixel that holds something has less than half a weight: below lies nothing, and
+            # the sum is 0.
             mean = sums[0, r, c] / max(sums[1, r, c], least) + half
             image[top + r, left + c] = np.uint16(np.int32(mean))

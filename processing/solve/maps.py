@@ -151,9 +151,10 @@ class TileMaps:
     @cached_property
     def inverted(self) -> NDArray[np.float64]:
         """The affine maps back, from the mosaic to tiles after the lens, shape (n, 2, 3)."""
-        inverse = np.linalg.inv(self.matrices[:, :, :2])
-        back = -np.einsum("nij,nj->ni", inverse, self.matrices[:, :, 2])
-        return np.concatenate([inverse, back[:, :, None]], axis=2)
+        # Element by element, so that a map is inverted alike among whichever others it stands.
+        (a, b, down), (c, d, right) = np.moveaxis(self.matrices, 0, -1)
+        inverse = np.array([[d, -b, b * right - d * down], [-c, a, c * down - a * right]])
+        return np.ascontiguousarray(np.moveaxis(inverse / (a * d - b * c), -1, 0))
 
     @cached_property
     def middles(self) -> NDArray[np.float64]:

@@ -38,10 +38,12 @@ from callbacks.tile_jobs import ProcessorSettings, StoredTile, TileTask
 from callbacks.tiled_sink import TiledSink
 from processing.chain import ArraySpec
 from processing.geometry import FrameGeometry
-from processing.mosaic import halve, plan_mosaic, render
+from processing.mosaic import halve, plan_mosaic, plan_warped_mosaic, render
+from processing.solve import TileMaps
 from tests.callbacks.montage import write_frames
 from tests.callbacks.ngff import check_image
 from tests.callbacks.tiled import KEY
+from tests.processing.lenses import some_lens
 from tests.support import REPOSITORY
 
 SIDE, PITCH = 1024, 900
@@ -159,6 +161,23 @@ def test_frames_read_back_and_frames_made_again_give_the_same(small, tmp_path, s
         path = tmp_path / f"{name}.ome.zarr"
         make_mosaic(small.task(path, getattr(small, name), seam=seam))
         assert (zarr.open_group(path, mode="r")["0"][0] == small.whole(seam)).all()
+
+
+def test_tiles_are_turned_and_bent_by_their_maps(large, tmp_path):
+    random_ = np.random.default_rng(1)
+    places = large.places - large.places[0] + 0.3
+    matrices = TileMaps.shifts(places, (SIDE, SIDE)).matrices
+    matrices[:, :, :2] += random_.normal(0, 0.002, (len(places), 2, 2))
+    maps = TileMaps((SIDE, SIDE), matrices, some_lens((SIDE, SIDE), 3.0))
+    mosaic = make_mosaic(large.task(tmp_path / "m.ome.zarr", maps=maps))
+    layout = plan_warped_mosaic(maps)
+    whole = slice(0, layout.shape[0]), slice(0, layout.shape[1])
+    group = zarr.open_group(tmp_path / "m.ome.zarr", mode="r")
+    expected = render(lambda i, window: large.tiles[i][window], layout, whole)
+    assert (group["0"][0] == expected).all()
+    assert mosaic.origin == layout.origin
+    assert group.attrs["temline"]["interpolated"]
+    check_image(group)
 
 
 def test_frames_that_were_not_written_are_corrected_anew(small, tmp_path):
