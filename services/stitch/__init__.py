@@ -4,6 +4,6 @@ It needs no instrument, no server and no configuration: files in, files out.
 """
 
 from services.stitch.request import StitchRequest
-from services.stitch.run import run_stitch
+from services.stitch.run import run_stitch, stitch
 
-__all__ = ["StitchRequest", "run_stitch"]
+__all__ = ["StitchRequest", "run_stitch", "stitch"]

@@ -61,7 +61,7 @@ Matches = Mapping[tuple[int, int], Match]
 
 
 def run_stitch(request: StitchRequest) -> bool:
-    """Stitch a montage, print how well that went, and write what is asked for.
+    """Stitch a montage, and print how well that went.
 
     Parameters
     ----------
@@ -74,17 +74,39 @@ def run_stitch(request: StitchRequest) -> bool:
 
     Raises
     ------
+    PlainError, FormatError
+        As `stitch`.
+    """
+    console = Console()
+    stitched = stitch(request, console)
+    tell(console, stitched)
+    return stitched.solved.accepted
+
+
+def stitch(request: StitchRequest, console: Console | None = None) -> Stitched:
+    """Stitch a montage, and write what is asked for.
+
+    Parameters
+    ----------
+    request : StitchRequest
+    console : Console, optional
+        Where to show progress.
+
+    Returns
+    -------
+    Stitched
+
+    Raises
+    ------
     PlainError
-        If outputs cannot be written, or nothing tells where tiles lie; `FormatError` if something
-        cannot be read.
+        If outputs cannot be written, or nothing tells where tiles lie.
+    FormatError
+        If something cannot be read.
     """
     request.require_outputs()
     use_one_thread()
-    console = Console()
-    with _shown(console) as progress:
-        stitched = _Run(request, request.workers or processors(), progress).stitch()
-    tell(console, stitched)
-    return stitched.solved.accepted
+    with _shown(console or Console(quiet=True)) as progress:
+        return _Run(request, request.workers or processors(), progress).stitch()
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +212,7 @@ class _Run:
             stage=stage,
             attributes={"source": str(montage.path), "accepted": solved.accepted},
             seam=self.request.seam,
+            maps=None if solved.solution.model.freedom == "translation" else maps,
         )
         try:
             return self._write(task)
