@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ from benchmarks._faults import (
     is_stated,
 )
 from benchmarks._report import Result, run_in_worlds
+from formats.images import open_image
 from processing.chain import StepSettings, TileState, make_chain
 from processing.flatfield import References
 from processing.geometry.grid import Grid, GridTile
@@ -35,7 +35,6 @@ from processing.quality import Judge, Thresholds, Verdict
 from processing.quality import faults as named
 from simulation import MicroscopeSettings, SectionSettings, World
 from simulation.specimen import ImageSpecimen, NeuropilSection
-from simulation.specimen.files import load_micrograph
 
 STEPS = tuple(map(StepSettings, ("flip", "flat_field", "statistics", "focus", "light", "match")))
 SIDE = 512  # px of a tile
@@ -160,8 +159,8 @@ def judge_montage(taken: Taken) -> list[tuple[Injected, Verdict]]:
 def _specimen(seed: int, section: SectionSettings) -> Any:
     """Make a section, or the micrograph that the environment names."""
     if path := os.environ.get("TEMLINE_SPECIMEN"):
-        picture = load_micrograph(Path(path))
-        return ImageSpecimen(picture.pixels, picture.pixel_size or 4.0, seed=seed)
+        picture = open_image(path)
+        return ImageSpecimen(picture.read(), picture.pixel_size or 4.0, seed=seed)
     return NeuropilSection(seed=seed, section=section)
 
 

@@ -1,29 +1,34 @@
-"""Decides what files of montages leave open: which way rows count, and what dX and dY are.
+"""Decides what files of montages leave open: where tiles should lie, and what dX and dY are.
 
-Versions of TilEM differ, and no file says which it is; what its numbers agree with tells.
+Versions of TilEM differ, and no file says which it is; what its numbers agree with tells. What
+fits nothing is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from formats.errors import FormatError
+from formats.loops_of_four import GridIndex, loop_sums
+from formats.sides import CONVENTIONS, ENOUGH, SIDES, Entries, find_sides
+
 Base = Literal["stage", "raster", "nothing"]
 Bases = dict[Base, NDArray[np.float64]]
-Key = TypeVar("Key")
-# (rows, columns) from a tile to the neighbour on that side, where rows count downwards.
-SIDES = {"left": (0, -1), "right": (0, 1), "top": (-1, 0), "bottom": (1, 0)}
-ENOUGH = 5  # loops, or offsets, from which on they tell something
-CLEARLY = 0.7  # a reading has to be better than the usual one by this to be taken instead
 MAX_SLOPE_ERROR = 1 / 6  # of how far offsets follow the stage: a half is three times as much
-WAYS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # rows and columns may count
-ORDER = ("left", "top", "bottom", "right")  # in which sides get their signs
+MANY = 20  # loops, from which on some of them must close
+CLOSED = 20.0  # px, to which a loop of right matches closes
+MIN_CLOSED = 0.05  # share of the loops; by chance, one of some hundred does
 NOTHING = "as usual, for nothing in the file tells"
+
+
+class ConventionError(FormatError):
+    """The matches of a file fit no convention that is known; the message says what was tried."""
 
 
 @dataclass(frozen=True)
@@ -58,97 +63,15 @@ class Offsets:
 
 
 @dataclass(frozen=True, eq=False)
-class Entries:
-    """All matcher entries of a file, k of them.
-
-    Attributes
-    ----------
-    tile : ndarray of int, shape (k,)
-        Whose entry it is.
-    side : ndarray of int, shape (k, 2)
-        (rows, columns) to the neighbour if rows count downwards and columns to the right.
-    told : ndarray of int, shape (k,)
-        The neighbour's index if the entry names it, else −1.
-    d : ndarray of float64, shape (k, 2)
-        (dY, dX), NaN if there is none.
-    step : ndarray of float64, shape (k, 2)
-        Place of the tile minus that of the neighbour, (rows, columns) in px, by its points; or NaN.
-    sd, quality : ndarray of float64, shape (k,)
-    matched : ndarray of bool, shape (k,)
-    points : tuple of ndarray of float64, shape (p, 4)
-        [row, column] in the tile, and in the neighbour.
-    """
-
-    tile: NDArray[np.intp]
-    side: NDArray[np.intp]
-    told: NDArray[np.intp]
-    d: NDArray[np.float64]
-    step: NDArray[np.float64]
-    sd: NDArray[np.float64]
-    quality: NDArray[np.float64]
-    matched: NDArray[np.bool_]
-    points: tuple[NDArray[np.float64], ...]
-
-    @classmethod
-    def from_rows(
-        cls,
-        rows: Sequence[tuple[int, str, int, float, float, float, float, float, float, bool]],
-        points: Iterable[NDArray[np.float64]],
-    ) -> Entries:
-        """Make it of rows: tile, side, told, dY, dX, step (two), sd, quality, matched."""
-        tile, side, told, dy, dx, down, across, sd, quality, matched = (
-            zip(*rows, strict=True) if rows else [()] * 10
-        )
-        return cls(
-            np.array(tile, dtype=np.intp),
-            np.array([SIDES[one] for one in side], dtype=np.intp).reshape(-1, 2),
-            np.array(told, dtype=np.intp),
-            np.column_stack([dy, dx]).astype(float).reshape(-1, 2),
-            np.column_stack([down, across]).astype(float).reshape(-1, 2),
-            np.array(sd, dtype=float),
-            np.array(quality, dtype=float),
-            np.array(matched, dtype=bool),
-            tuple(points),
-        )
-
-    @property
-    def by_points(self) -> NDArray[np.bool_]:
-        """Whose offset the points tell."""
-        return np.asarray(self.matched & np.isfinite(self.step).all(axis=1))
-
-    @property
-    def by_d(self) -> NDArray[np.bool_]:
-        """Whose offset dX and dY tell."""
-        return np.asarray(self.matched & np.isfinite(self.d).all(axis=1))
-
-    def pitch(self) -> NDArray[np.float64]:
-        """Give the distance between rows and columns, in px, by the points; NaN if none tells."""
-        pitch = np.full(2, np.nan)
-        for axis in (0, 1):
-            along = self.by_points & (self.side[:, axis] != 0)
-            if along.any():
-                pitch[axis] = np.median(np.abs(self.step[along, axis]))
-        return pitch
-
-    def unmatched(
-        self, steps: tuple[int, int], cells: NDArray[np.intp], pairs: NDArray[np.intp]
-    ) -> int:
-        """Count the pairs of neighbours of which the file tells, but no offset."""
-        other = neighbours(self, steps, cells)
-        told = {
-            tuple(sorted((int(a), int(b)))) for a, b in zip(self.tile, other, strict=True) if b >= 0
-        }
-        return len(told - {tuple(pair) for pair in pairs.tolist()})
-
-
-@dataclass(frozen=True, eq=False)
 class Sense:
     """How a file is to be read.
 
     Attributes
     ----------
-    steps : (int, int)
-        1 if the grid's rows count downwards, and its columns to the right; else −1.
+    others : ndarray of int, shape (k,)
+        Index of each entry's neighbour, −1 if it has none.
+    flip : float
+        1 if p is in the neighbour, −1 if it is in the tile itself.
     mirror : (float, float)
         −1 where the image's axis runs against what the stage's angle says.
     nominal : ndarray of float64, shape (n, 2)
@@ -159,7 +82,8 @@ class Sense:
         What was taken, to be shown.
     """
 
-    steps: tuple[int, int]
+    others: NDArray[np.intp]
+    flip: float
     mirror: tuple[float, float]
     nominal: NDArray[np.float64]
     offsets: NDArray[np.float64]
@@ -175,13 +99,10 @@ def decide(
 ) -> Sense:
     """Find how a file is to be read.
 
-    Round loops of four neighbours the offsets add up to nothing, whatever the stage did, if the
-    neighbours are those that are meant: that tells which way rows and columns count, and whether
-    dX and dY change their sign from side to side (they do in TileQC of the Allen Institute: the
-    tile is moved for neighbours at the left, the neighbour for those at the top). A sign common to
-    all sides, and any places that they are counted from, cancel round a loop. Those are told by
-    the entries that hold points, too, or else by how far dX and dY follow the stage where it
-    strays from the grid.
+    Which tile is which one's neighbour, loops tell (`find_sides`). A sign of dX and dY that is
+    common to all sides, and any places that they are counted from, cancel round a loop: those are
+    told by the entries that hold points, too, or else by how far dX and dY follow the stage where
+    it strays from the grid.
 
     Parameters
     ----------
@@ -197,10 +118,17 @@ def decide(
     Returns
     -------
     Sense
+
+    Raises
+    ------
+    ConventionError
+        If the loops do not close, read in any way that is known.
     """
     notes: dict[str, str] = {}
-    steps, signs = _steps(entries, cells)
+    entries, steps, flip, signs, told_sides = find_sides(entries, cells, by_stage)
     d = entries.d * signs[:, None]
+    if told_sides:
+        notes["sides"] = told_sides
     if steps != (1, 1):
         up, left = "upwards" if steps[0] < 0 else "downwards", steps[1] < 0
         notes["grid"] = f"rows count {up}, columns to the {'left' if left else 'right'}, by loops"
@@ -211,16 +139,16 @@ def decide(
         axes = [name for name, sign in zip(("y", "x"), mirror, strict=True) if sign < 0]
         notes["stage"] = f"its {' and '.join(axes)} run against the image's"
 
-    other = neighbours(entries, steps, cells)
-    has = other >= 0
+    others = entries.neighbours(steps, cells, GridIndex(cells))
+    has = others >= 0
     by_nominal, by_raster = (
-        np.where(has[:, None], place[entries.tile] - place[other], np.nan)
+        np.where(has[:, None], place[entries.tile] - place[others], np.nan)
         for place in (nominal, raster)
     )
     found = np.full_like(d, np.nan)
     use = entries.by_points & has
     if use.any():
-        flip = _turned(entries.step[use], by_nominal[use])
+        flip = flip or _turned(entries.step[use], by_nominal[use])
         found[use] = flip * entries.step[use]
         notes["offsets"] = (
             f"points of {use.sum()} entries, p in the {'neighbour' if flip > 0 else 'tile itself'}"
@@ -238,125 +166,34 @@ def decide(
             else _meaning(d, has & entries.by_d, found, bases, entries.side)
         )
         found[rest] = _applied(told, d, bases)[rest]
-        changed = sorted(
-            name
-            for name, side in SIDES.items()
-            if (signs[(entries.side == side).all(axis=1)] < 0).any()
-        )
+        changed = sorted(name for name in SIDES if (signs[entries.on(name)] < 0).any())
         turned = f", the other sign at the {' and '.join(changed)}" if changed else ""
         notes["dX, dY"] = f"{told}{turned}; {why}"
-    return Sense(steps, mirror, nominal, found, notes)
+    _require_closing(cells, entries.tile, others, found)
+    return Sense(others, flip or 1.0, mirror, nominal, found, notes)
 
 
-def neighbours(
-    entries: Entries, steps: tuple[int, int], cells: NDArray[np.intp]
-) -> NDArray[np.intp]:
-    """Give the index of each entry's neighbour, −1 if it has none."""
-    low = cells.min(axis=0) - 1
-    lookup = np.full(cells.max(axis=0) - low + 2, -1, dtype=np.intp)
-    lookup[tuple((cells - low).T)] = np.arange(len(cells))
-    there = cells[entries.tile] + entries.side * np.array(steps)
-    found = lookup[tuple((there - low).T)]
-    return np.where(entries.told >= 0, entries.told, found)
-
-
-# What loops tell: which way the grid counts, and the signs of the sides
-
-
-def _steps(
-    entries: Entries, cells: NDArray[np.intp]
-) -> tuple[tuple[int, int], NDArray[np.float64]]:
-    """Find which way rows and columns count, and the sign of each entry's dX and dY."""
-    present = [name for name in SIDES if (_on(entries, name) & entries.by_d).any()]
-    signs = np.ones(len(entries.tile))
-    if entries.by_points.sum() >= entries.by_d.sum() / 2:
-        best = _best({way: _misclosure(entries, entries.step, cells, way) for way in WAYS}, (1, 1))
-        usable = entries.by_d & ~entries.by_points
-        if not usable.any():
-            return best, signs
-    else:
-        best = _grid_by_d(entries, cells, present)
-    # One side after another gets the sign by which its loops with a known one close.
-    known: list[str] = []
-    for name in sorted(present, key=ORDER.index):
-        partner = next(
-            (
-                one
-                for one in known
-                if SIDES[one][0] * SIDES[name][0] == 0 and abs(SIDES[one][0]) != abs(SIDES[name][0])
-            ),
-            None,
-        )
-        if partner is not None:
-            here = _on(entries, name)
-            shown = here | _on(entries, partner)
-            values = np.where(shown[:, None], entries.d * signs[:, None], np.nan)
-            turned = np.where(here[:, None], -values, values)
-            closed = {
-                1: _misclosure(entries, values, cells, best),
-                -1: _misclosure(entries, turned, cells, best),
-            }
-            signs[here] = _best(closed, 1)
-        known.append(name)
-    return best, signs
-
-
-def _grid_by_d(entries: Entries, cells: NDArray[np.intp], present: list[str]) -> tuple[int, int]:
-    """Find which way the grid counts where there is dX and dY alone, of either sign a side."""
-    vertical = (entries.side[:, 0] != 0)[:, None]
-    turned = np.where(vertical, -entries.d, entries.d)
-    across = np.full(len(entries.tile), False)
-    for pair in (("left", "right"), ("top", "bottom")):
-        name = next((one for one in pair if one in present), None)
-        if name is not None:
-            across |= _on(entries, name)
-    return _best(
-        {
-            way: min(
-                _misclosure(entries, np.where(across[:, None], values, np.nan), cells, way)
-                for values in (entries.d, turned)
-            )
-            for way in WAYS
-        },
-        (1, 1),
-    )
-
-
-def _best(open_by: dict[Key, float], usual: Key) -> Key:
-    """Give the reading by which loops close, if it is clearly better than the usual one."""
-    best = min(open_by, key=lambda key: open_by[key])
-    return best if open_by[best] < CLEARLY * open_by[usual] else usual
-
-
-def _on(entries: Entries, name: str) -> NDArray[np.bool_]:
-    return np.asarray((entries.side == SIDES[name]).all(axis=1))
-
-
-def _misclosure(
-    entries: Entries,
-    values: NDArray[np.float64],
+def _require_closing(
     cells: NDArray[np.intp],
-    steps: tuple[int, int],
-) -> float:
-    """Give how far loops of four neighbours are from closing, in px, median; infinite if few."""
-    other = neighbours(entries, steps, cells)
-    usable = entries.matched & np.isfinite(values).all(axis=1) & (other >= 0)
-    # From each tile to the one in the next column, and in the next row, by (row, column).
-    maps: list[dict[tuple[int, int], NDArray[np.float64]]] = [{}, {}]
-    for one in np.flatnonzero(usable):
-        a, b, value = int(entries.tile[one]), int(other[one]), -values[one]
-        step = cells[b] - cells[a]
-        if step.sum() < 0:
-            a, value = b, -value
-        if abs(step).sum() == 1:
-            maps[int(step[0] != 0)].setdefault((int(cells[a][0]), int(cells[a][1])), value)
-    across, down = maps
-    sums = [
-        step + down[row, column + 1] - across[row + 1, column] - down[row, column]
-        for (row, column), step in across.items()
-        if (row, column + 1) in down and (row + 1, column) in across and (row, column) in down
-    ]
-    return float(np.median(np.linalg.norm(sums, axis=1))) if len(sums) >= ENOUGH else np.inf
+    tiles: NDArray[np.intp],
+    others: NDArray[np.intp],
+    offsets: NDArray[np.float64],
+) -> None:
+    """Refuse offsets whose loops do not close: solved so, a montage would be torn."""
+    known = (others >= 0) & np.isfinite(offsets).all(axis=1)
+    sums = loop_sums(cells, tiles[known], others[known], offsets[known])
+    closed = int(np.count_nonzero(sums < CLOSED))
+    if len(sums) < MANY or closed >= MIN_CLOSED * len(sums):
+        return
+    tried = "; ".join(
+        f"{name}: {', '.join(f'{code} {side}' for code, side in codes.items())}"
+        for name, codes in CONVENTIONS.items()
+    )
+    raise ConventionError(
+        f"its matches fit no known convention: {closed} of {len(sums)} loops of four neighbours "
+        f"close to {CLOSED:g} px. Sides were read by their points, or as {tried}; rows and "
+        "columns as counting either way. If you know what dX and dY are, say it with --offsets"
+    )
 
 
 # Where tiles should lie

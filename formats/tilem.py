@@ -1,123 +1,30 @@
 """Reads montage metadata of TilEM and TEMCA, `_metadata_*.json`, of the forms that there are.
 
-What files leave open — which way rows count, what dX and dY mean — `conventions` decides.
+What files leave open — which side is which, which way rows count, what dX and dY mean —
+`conventions` decides.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from formats.conventions import Entries, Offsets, Sense, decide, neighbours
+from formats.conventions import ConventionError, Offsets, Sense, decide
 from formats.montage import Edges, ImageSource, Montage, MontageFileError
-from formats.paths import find_file
+from formats.paths import distinct_names, find_file
+from formats.sides import Entries
+from formats.tilem_models import Header, Matcher, Tile, read_metadata
 from processing.geometry.frame import NM_PER_UM
 
-SHOWN = 3  # problems that an error tells of
 DEFAULT_SIDE = 3840  # px; of the 20 Mpx TEMCA cameras, which `em_stitch` takes by default, too
 DEFAULT_SD = 1.0  # px, of an edge that tells no spread
-LEAST_SD = 0.3  # px: points are whole pixels, which alone makes 0.29
+MIN_SD = 0.3  # px: points are whole pixels, which alone makes 0.29
 SAME = 5.0  # px; entries of a pair that differ by less were measured on the same place
-# Sides by TEMCA's codes; 0 is an invalid entry and 1 the middle of a tile.
-CODES = {2: "left", 3: "top", 4: "right", 5: "bottom"}
-FORM = (
-    'a montage is [{"metadata": {…}}, {"data": [tile, …]}] or {"tiles": …}, '
-    "as TilEM and TEMCA write it"
-)
-
-
-def _xy(value: Any) -> Any:
-    """Take a place as [x, y, …] or {"x", "y"}; give (x, y)."""
-    if isinstance(value, Mapping):
-        return value.get("x"), value.get("y")
-    return value[:2] if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _list(value: Any) -> Any:
-    """Take one number for a list of one, and nothing for an empty one."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, int | float) else value
-
-
-Place = Annotated[tuple[float, float], BeforeValidator(_xy)]
-Numbers = Annotated[list[float], BeforeValidator(_list)]
-
-
-def _names(*names: str) -> Any:
-    return Field(default=None, validation_alias=AliasChoices(*names))
-
-
-class Matcher(BaseModel):
-    """What was measured on one side of a tile."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    position: int | str = 0
-    match_quality: float | None = _names("match_quality", "quality")
-    row: int | None = None
-    column: int | None = _names("column", "col")
-    dx: float | None = _names("dX", "dx")
-    dy: float | None = _names("dY", "dy")
-    dx_sd: float | None = _names("dXsd", "dx_sd")
-    dy_sd: float | None = _names("dYsd", "dy_sd")
-    px: Numbers = Field(default=[], validation_alias=AliasChoices("pX", "px"))
-    py: Numbers = Field(default=[], validation_alias=AliasChoices("pY", "py"))
-    qx: Numbers = Field(default=[], validation_alias=AliasChoices("qX", "qx"))
-    qy: Numbers = Field(default=[], validation_alias=AliasChoices("qY", "qy"))
-
-    @property
-    def side(self) -> str | None:
-        """On which side of the tile the neighbour lies; None if the entry is of no neighbour."""
-        if isinstance(self.position, int):
-            return CODES.get(self.position)
-        name = self.position.strip().lower()
-        name = CODES.get(int(name), "") if name.isdigit() else name
-        return name if name in CODES.values() else None
-
-    @property
-    def matched(self) -> bool:
-        """Whether anything was found there."""
-        found = self.match_quality is None or self.match_quality >= 0
-        return found and (bool(self.px) or (self.dx is not None and self.dy is not None))
-
-
-class Tile(BaseModel):
-    """A tile, with what stands in its ``img_meta`` taken for its own."""
-
-    name: str | None = _names("img_path", "filename", "tile_id", "name")
-    raster: Place | None = _names("raster_pos", "raster_position")
-    row: int | None = None
-    column: int | None = _names("column", "col")
-    stage: Place | None = _names("stage_pos", "stage_position")
-    pixel_size: float | None = Field(
-        default=None, gt=0, validation_alias=AliasChoices("pixel_size_x_move", "pixel_size")
-    )
-    angle: float | None = _names("angle", "rotation_angle")
-    matcher: list[Matcher] | None = _names("matcher", "matches")
-
-
-class Header(BaseModel):
-    """What is said of the whole montage, from wherever it stands in the file."""
-
-    overlap: float | None = Field(default=None, ge=0)
-    pixel_size: float | None = Field(
-        default=None,
-        gt=0,
-        validation_alias=AliasChoices("x_nm_per_pix", "nm_per_pix", "pixel_size"),
-    )
-    angle: float | None = _names("angle", "rotation_angle", "rotation")
-    width: int | None = Field(default=None, gt=0)
-    height: int | None = Field(default=None, gt=0)
-    tile_size: int | list[int] | None = None
 
 
 def read_tilem(path: Path, offsets: Offsets | None = None) -> Montage:
@@ -126,9 +33,10 @@ def read_tilem(path: Path, offsets: Offsets | None = None) -> Montage:
     Parameters
     ----------
     path : Path
-        JSON: ``[{"metadata": …}, {"data": [tile, …]}, …]``, or a mapping with ``tiles`` (a list or
-        a mapping by name), ``calibration`` and ``acquisition_params``. Lengths on the stage are in
-        nm. Tiles may lack all but their place: ``raster_pos``, or ``row`` and ``column``.
+        JSON, gzipped or not: ``[{"metadata": …}, {"data": [tile, …]}, …]``, or a mapping with
+        ``tiles`` (a list or a mapping by name), ``calibration`` and ``acquisition_params``. Lengths
+        on the stage are in nm. Tiles may lack all but their place: ``raster_pos``, or ``row`` and
+        ``column``. A tile that was taken again counts as it was taken last.
     offsets : Offsets, optional
         What dX and dY mean; found from the data if it is left out.
 
@@ -141,111 +49,47 @@ def read_tilem(path: Path, offsets: Offsets | None = None) -> Montage:
     MontageFileError
         If the file cannot be read or is of another form; it names the tile and what was expected.
     """
-    header, tiles = _parse(path)
-    if not tiles:
-        raise MontageFileError(f"{path} holds no tile; {FORM}")
+    header, tiles = read_metadata(path)
     notes: dict[str, str] = {}
-    names = tuple(Path(tile.name or f"tile {number}").name for number, tile in enumerate(tiles))
     shape = _shape(header, notes)
-    stage = np.array([tile.stage or (np.nan, np.nan) for tile in tiles])
     size = _first(tile.pixel_size for tile in tiles) or header.pixel_size or math.nan
     angle = _first(tile.angle for tile in tiles)
     angle = header.angle if angle is None else angle
-    by_stage = _image_places(stage, size, angle or 0.0)
-    cells = _cells(path, tiles, names, by_stage, notes)
+    turn = _rotation(angle or 0.0)
+    tiles, cells = _last_takes(tiles, _cells(path, tiles, turn, notes), notes)
+    names = _tile_names(tiles)
+    stage = _stage(tiles)
+    by_stage = stage @ turn.T / size
     entries = _entries(path, tiles, names, cells)
     pitch = _pitch(path, header, shape, entries, by_stage)
-    sense = decide(cells, by_stage, pitch, entries, offsets)
-    found = _edges(entries, sense, cells)
-    turn = np.diag(sense.mirror) @ _rotation(angle or 0.0)
+    try:
+        sense = decide(cells, by_stage, pitch, entries, offsets)
+    except ConventionError as error:
+        raise MontageFileError(f"{path}: {error}") from error
+    edges = _edges(entries, sense)
+    mirrored = np.diag(sense.mirror) @ turn
     known = bool(np.isfinite(by_stage).all(axis=1).any())
-    to_stage = np.linalg.inv(turn) * (size / NM_PER_UM if known else math.nan)
     return Montage(
         path=path,
         names=names,
         cells=cells,
         nominal=sense.nominal,
         stage=stage / NM_PER_UM,
-        to_stage=np.asarray(to_stage, dtype=float),
+        to_stage=np.asarray(np.linalg.inv(mirrored) * (size / NM_PER_UM if known else math.nan)),
         shape=shape,
         pixel_size=size,
         angle=math.nan if angle is None else angle,
         images=tuple(_image(path, tile, name) for tile, name in zip(tiles, names, strict=True)),
-        edges=found,
-        n_unmatched=entries.unmatched(sense.steps, cells, found.pairs),
+        edges=edges,
+        n_unmatched=_unmatched(entries, sense, edges),
         notes=notes | sense.notes,
     )
-
-
-# The file
-
-
-def _parse(path: Path) -> tuple[Header, list[Tile]]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise MontageFileError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise MontageFileError(f"{path} is not JSON: {error}") from error
-    parts = content if isinstance(content, list) else [content]
-    if not all(isinstance(part, dict) for part in parts):
-        raise MontageFileError(f"{path} holds a {type(content).__name__}; {FORM}")
-    whole: dict[str, Any] = {key: value for part in parts for key, value in part.items()}
-    tiles = whole.get("data", whole.get("tiles"))
-    if tiles is None and "img_path" in whole:
-        tiles = parts
-    if isinstance(tiles, dict):
-        tiles = [{"name": name, **tile} for name, tile in tiles.items() if isinstance(tile, dict)]
-    if not isinstance(tiles, list):
-        keys = ", ".join(list(whole)[:5]) or "(none)"
-        raise MontageFileError(f"{path} holds the keys {keys}; {FORM}")
-    try:
-        header = Header.model_validate(_header(whole))
-    except ValidationError as error:
-        raise MontageFileError(f"{path}, metadata: {_explain(error)}") from error
-    return header, [_tile(path, number, tile) for number, tile in enumerate(tiles)]
-
-
-def _header(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Gather what is said of the whole montage; the innermost mappings tell best."""
-    meta = whole.get("metadata") or {}
-    calibration = meta.get("calibration") or whole.get("calibration") or {}
-    high = calibration.get("highmag") or {}
-    camera = meta.get("camera_info") or whole.get("camera_info") or {}
-    acquisition = whole.get("acquisition_params") or meta.get("acquisition_params") or {}
-    gathered: dict[str, Any] = {}
-    for part in (whole, meta, acquisition, camera, calibration, high):
-        gathered |= {key: value for key, value in part.items() if value is not None}
-    return gathered
-
-
-def _tile(path: Path, number: int, tile: Any) -> Tile:
-    if not isinstance(tile, dict):
-        raise MontageFileError(f"{path}, tile {number}: found {tile!r}, expected a mapping")
-    flat = {**(tile.get("img_meta") or {}), **tile}
-    try:
-        return Tile.model_validate(flat)
-    except ValidationError as error:
-        name = flat.get("img_path") or flat.get("filename") or flat.get("name") or ""
-        raise MontageFileError(
-            f"{path}, tile {number}{f' ({name})' * bool(name)}: {_explain(error)}"
-        ) from error
-
-
-def _explain(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors()[:SHOWN]:
-        found = repr(problem["input"])
-        found = found if len(found) <= 60 else found[:57] + "…"
-        place = ".".join(str(part) for part in problem["loc"])
-        problems.append(f"{place}: {problem['msg']}, found {found}")
-    return "; ".join(problems)
 
 
 # Tiles
 
 
-def _first(values: Any) -> float | None:
+def _first(values: Iterable[float | None]) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
@@ -265,45 +109,50 @@ def _rotation(angle: float) -> NDArray[np.float64]:
     return np.array([[-s, c], [c, s]])
 
 
-def _image_places(stage: NDArray[np.float64], size: float, angle: float) -> NDArray[np.float64]:
-    """Give (row, column) in px by the stage, as `em_stitch` computes it; NaN if not known."""
-    return np.asarray(stage @ _rotation(angle).T / size)
+def _stage(tiles: Sequence[Tile]) -> NDArray[np.float64]:
+    """Return the stage's (x, y) of each tile in nm, NaN where it is not told."""
+    return np.array([tile.stage or (math.nan, math.nan) for tile in tiles])
+
+
+def _tile_names(tiles: Sequence[Tile]) -> tuple[str, ...]:
+    """Return a name of its own for each tile: its image's, with folders where these differ."""
+    return distinct_names([tile.name or f"tile {number}" for number, tile in enumerate(tiles)])
 
 
 def _cells(
-    path: Path,
-    tiles: Sequence[Tile],
-    names: Sequence[str],
-    by_stage: NDArray[np.float64],
-    notes: dict[str, str],
+    path: Path, tiles: Sequence[Tile], turn: NDArray[np.float64], notes: dict[str, str]
 ) -> NDArray[np.intp]:
-    """Give the (row, column) of each tile."""
+    """Return the (row, column) of each tile."""
     cells = np.empty((len(tiles), 2), dtype=np.intp)
     explicit = any(tile.row is not None and tile.column is not None for tile in tiles)
     for number, tile in enumerate(tiles):
+        name = tile.name or ""
         if tile.row is not None and tile.column is not None:
             cells[number] = tile.row, tile.column
         elif tile.raster is not None:
             cells[number] = round(tile.raster[1]), round(tile.raster[0])
-        elif numbers := re.search(r"_(\d+)_(\d+)(\.\w+)?$", names[number]):
+        elif numbers := re.search(r"_(\d{1,6})_(\d{1,6})(\.\w+)?$", name):
             cells[number] = int(numbers[2]), int(numbers[1])
         else:
             raise MontageFileError(
-                f"{path}, tile {number} ({names[number]}): it tells no place in the grid; "
-                "expected raster_pos [column, row], or row and column"
+                f"{path}, tile {number}{f' ({name})' * bool(name)}: it tells no place in the "
+                "grid; expected raster_pos [column, row], or row and column"
             )
-    if not explicit and _transposed(cells, by_stage):
+    if not explicit and _transposed(cells, _stage(tiles) @ turn.T):
         cells = cells[:, ::-1].copy()
         notes["raster positions"] = "[row, column], by the stage"
-    places, count = np.unique(cells, axis=0, return_counts=True)
-    if (count > 1).any():
-        row, column = places[count > 1][0]
-        again = np.flatnonzero((cells == (row, column)).all(axis=1))[:2]
-        raise MontageFileError(
-            f"{path}: tiles {names[again[0]]} and {names[again[1]]} both stand in row {row}, "
-            f"column {column}; each tile needs a place of its own"
-        )
     return cells
+
+
+def _last_takes(
+    tiles: Sequence[Tile], cells: NDArray[np.intp], notes: dict[str, str]
+) -> tuple[list[Tile], NDArray[np.intp]]:
+    """Leave out tiles that were taken again: of a place, the last counts."""
+    last = {tuple(cell): number for number, cell in enumerate(cells.tolist())}
+    if len(last) < len(tiles):
+        notes["taken again"] = f"{len(tiles) - len(last)} tiles; the last of each counts"
+    kept = sorted(last.values())
+    return [tiles[number] for number in kept], cells[kept]
 
 
 def _transposed(cells: NDArray[np.intp], places: NDArray[np.float64]) -> bool:
@@ -350,83 +199,137 @@ def _entries(
     path: Path, tiles: Sequence[Tile], names: Sequence[str], cells: NDArray[np.intp]
 ) -> Entries:
     """Lay all matcher entries out in arrays."""
-    index = {(int(row), int(column)): number for number, (row, column) in enumerate(cells)}
-    table: list[tuple[int, str, int, float, float, float, float, float, float, bool]] = []
-    points: list[NDArray[np.float64]] = []
-    for number, tile in enumerate(tiles):
-        for entry in tile.matcher or ():
-            if entry.side is None:
-                continue
-            lengths = {len(values) for values in (entry.px, entry.py, entry.qx, entry.qy)}
-            if len(lengths) > 1:
-                raise MontageFileError(
-                    f"{path}, tile {number} ({names[number]}), {entry.side}: pX, pY, qX and qY "
-                    f"have the lengths {sorted(lengths)}; expected as many of each"
-                )
-            both = np.array([entry.qy, entry.qx, entry.py, entry.px], dtype=float).T
-            step = np.median(both[:, 2:] - both[:, :2], axis=0) if len(both) else (np.nan, np.nan)
-            told = entry.row is not None and entry.column is not None
-            table.append(
-                (
-                    number,
-                    entry.side,
-                    index.get((entry.row or 0, entry.column or 0), -1) if told else -1,
-                    math.nan if entry.dy is None else entry.dy,
-                    math.nan if entry.dx is None else entry.dx,
-                    float(step[0]),
-                    float(step[1]),
-                    _sd(entry, both),
-                    1.0 if entry.match_quality is None else entry.match_quality,
-                    entry.matched,
-                )
-            )
-            points.append(both)
-    return Entries.from_rows(table, points)
-
-
-def _sd(entry: Matcher, points: NDArray[np.float64]) -> float:
-    """Give the standard deviation of an entry's offset, in px."""
-    if len(points) >= 2:
-        spread = (points[:, 2:] - points[:, :2]).std(axis=0, ddof=1)
-        return max(float(np.sqrt((spread**2).mean() / len(points))), LEAST_SD)
-    told = [value for value in (entry.dx_sd, entry.dy_sd) if value is not None and value > 0]
-    return max(float(np.mean(told)), LEAST_SD) if told else DEFAULT_SD
-
-
-def _edges(entries: Entries, sense: Sense, cells: NDArray[np.intp]) -> Edges:
-    """Take each pair of neighbours once, whether one of them, both, or both often tell of it."""
-    other = neighbours(entries, sense.steps, cells)
-    usable = np.flatnonzero(entries.matched & (other >= 0) & np.isfinite(sense.offsets).all(axis=1))
-    pairs: dict[tuple[int, int], list[int]] = {}
-    for one in usable:
-        ends = sorted((int(entries.tile[one]), int(other[one])))
-        pairs.setdefault((ends[0], ends[1]), []).append(int(one))
-    offsets, sd, points = [], [], []
-    for (a, _), several in pairs.items():
-        # An entry gives the place of its tile minus that of the neighbour.
-        signs = np.where(entries.tile[several] == a, -1.0, 1.0)
-        steps = sense.offsets[several] * signs[:, None]
-        apart = np.linalg.norm(steps[:, None] - steps, axis=2)
-        best = np.lexsort((-entries.quality[several], apart.sum(axis=1).round(3)))[0]
-        agreeing = apart[best] <= SAME
-        offsets.append(steps[agreeing].mean(axis=0))
-        sd.append(float(np.mean(entries.sd[several][agreeing])))
-        chosen = [one for one, agrees in zip(several, agreeing, strict=True) if agrees]
-        points.append(_points(entries, chosen, a))
-    return Edges(
-        np.array(list(pairs), dtype=np.intp).reshape(-1, 2),
-        np.array(offsets).reshape(-1, 2),
-        np.array(sd),
-        tuple(points),
+    index = {(row, column): number for number, (row, column) in enumerate(cells.tolist())}
+    found = [(number, entry) for number, tile in enumerate(tiles) for entry in tile.matcher or ()]
+    points = [
+        _both(entry, f"{path}, tile {number} ({names[number]}), matcher {place}")
+        for number, tile in enumerate(tiles)
+        for place, entry in enumerate(tile.matcher or ())
+    ]
+    steps, spread = _medians(points)
+    told = np.array([_told_sd(entry) for _, entry in found])
+    return Entries(
+        tile=np.array([number for number, _ in found], dtype=np.intp),
+        code=np.array([entry.code for _, entry in found], dtype=np.str_),
+        told=np.array([_told(entry, index) for _, entry in found], dtype=np.intp),
+        d=np.array([(_nan(entry.dy), _nan(entry.dx)) for _, entry in found]).reshape(-1, 2),
+        step=steps,
+        sd=np.maximum(np.where(np.isfinite(spread), spread, told), MIN_SD),
+        quality=np.array(
+            [1.0 if entry.match_quality is None else entry.match_quality for _, entry in found]
+        ),
+        matched=np.array([entry.matched for _, entry in found], dtype=bool),
+        points=tuple(points),
+        side=np.zeros((len(found), 2), dtype=np.intp),
     )
 
 
-def _points(entries: Entries, chosen: Sequence[int], a: int) -> NDArray[np.float64]:
-    """Give the points of entries as places in tile a and in the other."""
+def _both(entry: Matcher, where: str) -> NDArray[np.float64]:
+    """Return the points of an entry, [row, column] of q and of p."""
+    lengths = {len(values) for values in (entry.px, entry.py, entry.qx, entry.qy)}
+    if len(lengths) > 1:
+        raise MontageFileError(
+            f"{where}: pX, pY, qX and qY have the lengths {sorted(lengths)}; expected as many of "
+            "each"
+        )
+    if not entry.matched:
+        return np.empty((0, 4))
+    return np.array([entry.qy, entry.qx, entry.py, entry.px], dtype=float).T.reshape(-1, 4)
+
+
+def _told(entry: Matcher, index: dict[tuple[int, int], int]) -> int:
+    if entry.row is None or entry.column is None:
+        return -1
+    return index.get((entry.row, entry.column), -1)
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _medians(
+    points: Sequence[NDArray[np.float64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the median p − q of each entry's points, and its standard deviation; or NaN.
+
+    A patch that slipped does not count: 1.4826 of the median deviation is a normal one's.
+    """
+    lengths = np.array([len(one) for one in points], dtype=np.intp)
+    steps, sd = np.full((len(points), 2), np.nan), np.full(len(points), np.nan)
+    for length in np.unique(lengths[lengths > 0]).tolist():
+        which = np.flatnonzero(lengths == length)
+        both = np.array([points[one] for one in which.tolist()])
+        apart = both[:, :, 2:] - both[:, :, :2]
+        steps[which] = np.median(apart, axis=1)
+        if length > 1:
+            spread = 1.4826 * np.median(np.abs(apart - steps[which, None]), axis=1)
+            sd[which] = np.sqrt((spread**2).mean(axis=1) / length)
+    return steps, sd
+
+
+def _told_sd(entry: Matcher) -> float:
+    """Return the standard deviation that an entry tells of its offset, in px."""
+    told = [value for value in (entry.dx_sd, entry.dy_sd) if value is not None and value > 0]
+    return sum(told) / len(told) if told else DEFAULT_SD
+
+
+def _edges(entries: Entries, sense: Sense) -> Edges:
+    """Take each pair of neighbours once, whether one of them, both, or both often tell of it."""
+    known = (sense.others >= 0) & (sense.others != entries.tile)
+    known &= entries.matched & np.isfinite(sense.offsets).all(axis=1)
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for one in np.flatnonzero(known).tolist():
+        ends = sorted((int(entries.tile[one]), int(sense.others[one])))
+        pairs.setdefault((ends[0], ends[1]), []).append(one)
+    merged = [_merged(entries, sense, several, a) for (a, _), several in pairs.items()]
+    return Edges(
+        np.array(list(pairs), dtype=np.intp).reshape(-1, 2),
+        np.array([offset for offset, _, _ in merged]).reshape(-1, 2),
+        np.array([sd for _, sd, _ in merged]),
+        tuple(points for _, _, points in merged),
+    )
+
+
+def _merged(
+    entries: Entries, sense: Sense, several: list[int], a: int
+) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+    """Return offset, sd and points of a pair, from the entries that agree on it."""
+    # An entry gives the place of its tile minus that of the neighbour.
+    if len(several) == 1:
+        (one,) = several
+        sign = -1.0 if entries.tile[one] == a else 1.0
+        return (
+            sign * sense.offsets[one],
+            float(entries.sd[one]),
+            _points(entries, several, a, sense.flip),
+        )
+    signs = np.where(entries.tile[several] == a, -1.0, 1.0)
+    steps = sense.offsets[several] * signs[:, None]
+    apart = np.linalg.norm(steps[:, None] - steps, axis=2)
+    best = np.lexsort((-entries.quality[several], apart.sum(axis=1).round(3)))[0]
+    agreeing = apart[best] <= SAME
+    chosen = [one for one, agrees in zip(several, agreeing.tolist(), strict=True) if agrees]
+    sd = float(np.mean(entries.sd[chosen]))
+    return steps[agreeing].mean(axis=0), sd, _points(entries, chosen, a, sense.flip)
+
+
+def _points(entries: Entries, chosen: Sequence[int], a: int, flip: float) -> NDArray[np.float64]:
+    """Return the points of entries as places in tile a and in the other."""
     tables = []
     for one in chosen:
         both = entries.points[one]
-        both = both if entries.tile[one] == a else both[:, [2, 3, 0, 1]]
-        sd = np.full(len(both), max(entries.sd[one] * math.sqrt(len(both)), LEAST_SD))
-        tables.append(np.column_stack([both, sd, np.ones(len(both))]))
-    return np.concatenate([np.empty((0, 6)), *tables])
+        table = np.empty((len(both), 6))
+        # q and p: q is in the tile itself, if p is in the neighbour.
+        straight = (entries.tile[one] == a) == (flip > 0)
+        table[:, :4] = both if straight else both[:, [2, 3, 0, 1]]
+        table[:, 4] = max(entries.sd[one] * math.sqrt(len(both)), MIN_SD)
+        table[:, 5] = 1 / max(len(both), 1)
+        tables.append(table)
+    return tables[0] if len(tables) == 1 else np.concatenate(tables)
+
+
+def _unmatched(entries: Entries, sense: Sense, edges: Edges) -> int:
+    """Count the pairs of neighbours of which the file tells, but no offset."""
+    known = sense.others >= 0
+    told = np.sort(np.column_stack([entries.tile, sense.others])[known], axis=1)
+    return len({*map(tuple, told.tolist())} - {*map(tuple, np.sort(edges.pairs, axis=1).tolist())})

@@ -33,7 +33,11 @@ def demo(  # noqa: PLR0917
     ] = 2048,
     specimen: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="An image to use as the specimen: PNG, TIFF or MRC."),
+        typer.Option(metavar="FILE", help="An image to use as the specimen: TIFF, MRC, PNG, DM3 …"),
+    ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(metavar="NM", help="Of that image, in nm, if its file does not tell."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the virtual microscope.")] = 1,
     json_file: Annotated[
@@ -57,6 +61,7 @@ def demo(  # noqa: PLR0917
             columns=columns,
             tile_size=tile_size,
             specimen=specimen,
+            pixel_size=pixel_size,
             seed=seed,
             json_file=json_file,
             leave=leave,

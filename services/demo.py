@@ -50,6 +50,7 @@ class DemoOptions:
     columns: int = 6
     tile_size: int = 2048
     specimen: Path | None = None
+    pixel_size: float | None = None
     seed: int = 1
     json_file: Path | None = None
     leave: bool = False
@@ -100,7 +101,7 @@ def run_demo(options: DemoOptions) -> None:
 
     Raises
     ------
-    DemoError, LaunchError, AlreadyRunningError, KeyboardInterrupt
+    DemoError, SpecimenError, LaunchError, AlreadyRunningError, KeyboardInterrupt
     """
     console = Console()
     with Interrupts() as interrupts, ExitStack() as stack:
@@ -135,6 +136,7 @@ def _demo_config(options: DemoOptions, overrides: dict[str, Any]) -> Config:
     simulated: dict[str, Any] = {
         "seed": options.seed,
         "specimen": "neuropil" if specimen is None else str(specimen.absolute()),
+        "specimen_pixel_size": options.pixel_size,
         "sensor": [options.tile_size, options.tile_size],
         "truth_log": str(truth.absolute()),
     }

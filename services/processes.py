@@ -13,6 +13,8 @@ from typing import Any
 from urllib.request import urlopen
 
 from config import Config
+from ioc.drivers.specimens import BUILT_IN, NEUROPIL
+from services.errors import PlainError
 from services.launcher import Service
 from services.runtime import (
     CLIENT_KEY_VARIABLE,
@@ -33,6 +35,10 @@ IOC_PROBES = {
     "sequencer": "SEQ:State_RBV",
     "faults": "SIM:Fault:BeamDrop",
 }
+
+
+class SpecimenError(PlainError):
+    """The virtual microscope cannot have what it is to have as its specimen."""
 
 
 def tiled_settings(config: Config) -> TiledSettings:
@@ -82,6 +88,27 @@ def ioc_settings(config: Config) -> dict[str, Any]:
     }
 
 
+def require_specimen(config: Config) -> None:
+    """Refuse an image that the virtual microscope cannot have as its specimen.
+
+    It is read here once more than it need be, so that nothing is started that would fail by it.
+
+    Raises
+    ------
+    SpecimenError
+        If it cannot be read, has nothing to see, or does not fit a tile.
+    """
+    options = config.ioc.options
+    if config.ioc.driver != "simulated" or options.get("specimen", NEUROPIL) in BUILT_IN:
+        return
+    from ioc.drivers.simulated import check
+
+    try:
+        check(options)
+    except ValueError as error:
+        raise SpecimenError(f"ioc.options: {error}") from error
+
+
 def write_ioc_settings(config: Config) -> Path:
     """Write the settings of our own IOC to the file that its process reads; give its path.
 
@@ -89,7 +116,10 @@ def write_ioc_settings(config: Config) -> Path:
     ------
     PortInUseError
         If its port is taken.
+    SpecimenError
+        See `require_specimen`.
     """
+    require_specimen(config)
     for interface in config.epics.interfaces:
         require_free(interface, config.epics.port, "epics.port")
     file = (config.folder / "ioc.json").absolute()
@@ -103,8 +133,8 @@ def ioc_service(config: Config) -> Service:
 
     Raises
     ------
-    PortInUseError
-        If its port is taken.
+    PortInUseError, SpecimenError
+        See `write_ioc_settings`.
     """
     file = write_ioc_settings(config)
     probe = config.epics.prefix + IOC_PROBES[config.ioc.groups[0]]

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from formats.conventions import Offsets
+from formats.errors import FormatError
 from formats.images import open_image
 from formats.montage import MontageFileError, PlacedMontage
 from formats.ome_tiff import write_ome_tiff
@@ -199,7 +200,13 @@ def _images(montage: PlacedMontage) -> Iterator[NDArray[np.generic]]:
     for tile in montage.tiles:
         if tile.image is None:
             raise MontageFileError(f"tile {tile.tile} has no image; OME-TIFF needs all")
-        yield open_image(tile.image.path, tile.image.page).read()
+        try:
+            image = open_image(tile.image.path, tile.image.page).read()
+        except FormatError as error:
+            raise MontageFileError(
+                f"the image of tile {tile.tile} cannot be read: {error}"
+            ) from error
+        yield image
 
 
 def _step(progress: Progress, name: str) -> ExitStack:

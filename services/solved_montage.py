@@ -6,9 +6,9 @@ What `temline solve` and `temline stitch` have in common.
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -241,8 +241,7 @@ def _in_xy(matrix: Any, origin: Any) -> tuple[float, float, float, float, float,
 
 def _without_suffix(name: str) -> str:
     """Return a tile's name without the suffix of its image, but with its folders."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix else name
+    return re.sub(r"(?<=[^/])\.\w{1,5}$", "", name)
 
 
 def _px(value: float | None) -> str:

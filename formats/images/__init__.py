@@ -4,7 +4,7 @@
 """
 
 from formats.images.errors import ImageFormatError
-from formats.images.grey import Levels
 from formats.images.image import Image, common_levels, open_image, open_images
+from formats.images.levels import Levels
 
 __all__ = ["Image", "ImageFormatError", "Levels", "common_levels", "open_image", "open_images"]

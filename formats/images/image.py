@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from formats.images.grey import Levels, as_grey, fits, grey_dtype
+from formats.images.errors import ImageFormatError
+from formats.images.levels import Levels, as_unsigned, fits, read_dtype
 from formats.images.opening import guarded, open_source
 from formats.images.source import Shape, Window
 
 MAX_SAMPLES = 8  # images that the levels of a file, or of a set, are found by
-MAX_SAMPLE = 2**22  # pixels of each, in bands
+MAX_SAMPLE = 2**20  # pixels of each, in bands of rows
 BANDS = 16
+REMEMBERED = 64  # files, the levels of which were found
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Image:
         As it will be read: uint8 where the file has bytes, else uint16.
     pixel_size : float or None
         In nm; None if the file does not tell.
+    fits : bool
+        Whether all numbers of the file's dtype are kept, so that it needs no levels.
     given_levels : Levels or None
         How numbers that do not fit become uint16; None to find it in the file.
     """
@@ -73,10 +77,12 @@ class Image:
         """
         rows, columns = window if window is not None else (slice(None), slice(None))
         bounds = _bounded(rows, self.shape[0]), _bounded(columns, self.shape[1])
+        if any(part.start == part.stop for part in bounds):
+            return np.empty([part.stop - part.start for part in bounds], self.dtype)
         with guarded(self.path):
             numbers = open_source(self.path, self.page).read(bounds)
             if self.fits:
-                return as_grey(numbers)
+                return as_unsigned(numbers)
         return self.levels.apply(numbers)
 
     @cached_property
@@ -86,8 +92,9 @@ class Image:
             return Levels()
         if self.given_levels is not None:
             return self.given_levels
-        pages = np.linspace(0, self.count - 1, min(self.count, MAX_SAMPLES)).astype(int)
-        return _common_levels([(self.path, int(page)) for page in {*pages.tolist(), self.page}])
+        with guarded(self.path):
+            status = self.path.stat()
+        return _levels_of_file(self.path, self.count, status.st_size, status.st_mtime_ns)
 
     def with_levels(self, levels: Levels) -> Image:
         """Give the same image, its numbers brought to uint16 as those of others are."""
@@ -104,14 +111,30 @@ def common_levels(images: Sequence[Image]) -> Levels:
     ImageFormatError
         If one of those that are read is damaged.
     """
-    chosen = np.linspace(0, len(images) - 1, min(len(images), MAX_SAMPLES)).astype(int)
-    return _common_levels([(images[k].path, images[k].page) for k in chosen])
-
-
-def _common_levels(places: Sequence[tuple[Path, int]]) -> Levels:
-    samples = [_sample(path, page) for path, page in places]
-    with guarded(places[0][0]):
+    chosen = [images[k] for k in _spread(len(images))]
+    samples = [_sample(image.path, image.page) for image in chosen]
+    with guarded(chosen[0].path):
         return Levels.of(samples)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _levels_of_file(path: Path, count: int, size: int, changed: int) -> Levels:
+    """Find the levels of a file once, as long as its `size` and time of change, `changed`, stay."""
+    samples, errors = [], []
+    for page in _spread(count):
+        try:
+            samples.append(_sample(path, page))
+        except ImageFormatError as error:  # of a stack that is still written, some are not there
+            errors.append(error)
+    if not samples:
+        raise errors[0]
+    with guarded(path):
+        return Levels.of(samples)
+
+
+def _spread(count: int) -> list[int]:
+    """Choose a few of many, from the first to the last."""
+    return sorted({*np.linspace(0, count - 1, min(count, MAX_SAMPLES)).astype(int).tolist()})
 
 
 def _sample(path: Path, page: int) -> NDArray[np.generic]:
@@ -133,7 +156,7 @@ def open_image(path: str | Path, page: int | None = None) -> Image:
     Parameters
     ----------
     path : str or Path
-        TIFF, MRC (also compressed), PNG, JPEG and other pictures; DM3, DM4, EMD and SER with the
+        TIFF, MRC (also compressed), SER, PNG, JPEG and other pictures; DM3, DM4 and EMD with the
         extra ``temline[vendor]``. The content decides, not the suffix.
     page : int, optional
         Which image of a stack, from 0; the image of a file that holds one.
@@ -156,7 +179,7 @@ def open_image(path: str | Path, page: int | None = None) -> Image:
         page=page or 0,
         count=facts.count,
         shape=facts.shape,
-        dtype=grey_dtype(facts.dtype),
+        dtype=read_dtype(facts.dtype),
         pixel_size=facts.pixel_size,
         fits=fits(facts.dtype),
     )

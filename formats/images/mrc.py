@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import bz2
 import gzip
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
+from formats.images.colour import colour_to_grey
 from formats.images.errors import ImageFormatError
-from formats.images.grey import BYTE_SHIFT, colour_to_grey
+from formats.images.levels import BYTE_SHIFT
 from formats.images.pixel_size import square_pixel
 from formats.images.source import Facts, Shape, Window, choose_page, require_size
 
@@ -30,7 +32,7 @@ DTYPES = {0: "u1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 16: "u1", 101: "u1"}
 """By mode. The standard has 0, 1, 2, 6, 12 and 101; IMOD 16, that is red, green and blue bytes."""
 COMPLEX = 3, 4
 COLOUR, NIBBLES = 16, 101
-UNPACK = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
+UNPACK: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 IMOD_WORDS = slice(40, 48)  # of what mrcfile calls extra2: the stamp and the flags
 OLDEST_SIDE = 2**16  # of an image in a file without a mark
 
@@ -90,7 +92,8 @@ class MrcSource:
 
     def __init__(self, path: Path, page: int | None) -> None:
         self._path = path
-        with closing(_opened(path)) as file:
+        with _opened(path) as file:
+            compressed = isinstance(file, gzip.GzipFile | bz2.BZ2File)
             header = _header(file.read(HEADER_DTYPE.itemsize))
         if header is None:
             raise ImageFormatError(
@@ -99,7 +102,9 @@ class MrcSource:
         self._layout = _layout(path, header)
         self._page = choose_page(path, page, self._layout.count)
         require_size(path, self._layout.shape, self._layout.dtype.itemsize)
-        self._require_section()
+        end = self._layout.start + (self._page + 1) * self._layout.section_bytes
+        if not compressed and path.stat().st_size < end:
+            raise self._cut_short(path.stat().st_size)
 
     @property
     def facts(self) -> Facts:
@@ -130,21 +135,12 @@ class MrcSource:
         layout = self._layout
         first = layout.start + self._page * layout.section_bytes + rows.start * layout.row_bytes
         length = (rows.stop - rows.start) * layout.row_bytes
-        with closing(_opened(self._path)) as file:
+        with _opened(self._path) as file:
             file.seek(first)
             content = file.read(length)
         if len(content) < length:
             raise self._cut_short(first + len(content))
         return np.frombuffer(content, np.uint8).reshape(-1, layout.row_bytes)
-
-    def _require_section(self) -> None:
-        """Refuse a section that lies beyond the end of the file, where that shows at once."""
-        with self._path.open("rb") as file:
-            if is_compressed(file.read(2)):
-                return
-        size = self._path.stat().st_size
-        if size < self._layout.start + (self._page + 1) * self._layout.section_bytes:
-            raise self._cut_short(size)
 
     def _cut_short(self, size: int) -> ImageFormatError:
         layout = self._layout
@@ -155,16 +151,18 @@ class MrcSource:
         )
 
 
-def _opened(path: Path) -> IO[bytes]:
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file, whether it is compressed or not."""
-    file = path.open("rb")
-    start = file.read(HEADER_DTYPE.itemsize)
-    file.seek(0)
-    # The width may happen to look like the mark of a compressed file.
-    if _header(start) is None and start[:2] in UNPACK:
-        file.close()  # who unpacks opens it anew: it would not close what it did not open
-        return UNPACK[start[:2]](path)  # type: ignore[operator]
-    return file
+    with path.open("rb") as file:
+        start = file.read(HEADER_DTYPE.itemsize)
+        file.seek(0)
+        # The width may happen to look like the mark of a compressed file.
+        if _header(start) is not None or not is_compressed(start):
+            yield file
+            return
+        with UNPACK[start[:2]](file) as unpacked:
+            yield unpacked
 
 
 def _header(start: bytes) -> np.void | None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from formats.images.errors import ImageFormatError, damaged
 from formats.images.mrc import MrcSource, is_compressed, is_mrc
 from formats.images.picture import PictureSource
+from formats.images.ser import SerSource, is_ser
 from formats.images.source import Source
 from formats.images.tiff import TiffSource, is_tiff
-from formats.images.vendor import VendorSource, vendor_reader
+from formats.images.vendor import VendorSource, vendor_kind
 
 START = 1024  # bytes by which a file is known
 
@@ -35,8 +36,10 @@ def open_source(path: Path, page: int | None) -> Source:
         raise ImageFormatError(f"{path} is empty; expected an image: copy it again")
     if is_tiff(start):
         return TiffSource(path, page)
-    if (reader := vendor_reader(start)) is not None:
-        return VendorSource(path, page, reader)
+    if is_ser(start):
+        return SerSource(path, page)
+    if (kind := vendor_kind(start)) is not None:
+        return VendorSource(path, page, kind)
     if is_mrc(start) or is_compressed(start):
         return MrcSource(path, page)
     return PictureSource(path, page)

@@ -1,20 +1,19 @@
-"""PNG, JPEG and what else pictures are kept in, by Pillow; the rest of 16 bit colour by OpenCV.
+"""PNG, JPEG and what else pictures are kept in, by Pillow; PNG's colours of 16 bits by imagecodecs.
 
 These formats are decoded whole, whatever part is asked for.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import cv2
 import numpy as np
+from imagecodecs import png_decode
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from formats.images.colour import colour_to_grey
 from formats.images.errors import ImageFormatError
-from formats.images.grey import colour_to_grey
 from formats.images.orientation import upright, upright_shape
 from formats.images.pixel_size import printed_pixel
 from formats.images.source import MAX_SIDE, Facts, Window, choose_page, require_size
@@ -29,7 +28,7 @@ FORMATS = (
 )  # fmt: skip
 NUMBERS = {"1": "?", "L": "u1", "I;16": "u2", "I;16L": "u2", "I;16B": "u2", "I": "i4", "F": "f4"}
 """By Pillow's mode, if it is of numbers and not of colours."""
-PNG_MARK, PPM_MARK = b"\x89PNG\r\n\x1a\n", b"P6"
+PNG_MARK = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTH, PNG_COLOURS = 24, (2, 4, 6)  # where its header has the bits; and the types of colour
 ORIENTATION = 274
 EXPECTED = "TIFF, MRC, PNG, JPEG, DM3, DM4, EMD or SER"
@@ -46,10 +45,13 @@ class PictureSource:
             self._page = choose_page(path, page, self._count)
             picture.seek(self._page)
             self._mode, self._size = picture.mode, picture.size
-            self._orientation = int(picture.getexif().get(ORIENTATION, 1))
+            # Of a PNG, its own method would decode the pixels first, to look behind them.
+            exif = Image.Image.getexif(picture)
+            self._orientation = int(exif.get(ORIENTATION, 1))
             self._pixel_size = printed_pixel(picture.info.get("dpi", (0, 0)))
             self._deep = self._count == 1 and _is_deep(path)
-        require_size(path, self._size[::-1], 2 * Image.getmodebands(self._mode))
+        bands = Image.getmodebands(self._mode)
+        require_size(path, self._size[::-1], bands * self.facts.dtype.itemsize)
 
     @property
     def facts(self) -> Facts:
@@ -60,24 +62,17 @@ class PictureSource:
 
     def read(self, window: Window) -> NDArray[np.generic]:
         """See `Source`."""
-        pixels = self._deep_colours() if self._deep else self._numbers()
-        return upright(self._orientation, pixels)[window]
+        return upright(self._orientation, self._stored())[window]
 
-    def _numbers(self) -> NDArray[np.generic]:
+    def _stored(self) -> NDArray[np.generic]:
+        if self._deep:
+            return colour_to_grey(png_decode(self._path.read_bytes()))
         with _opened(self._path) as picture:
             picture.seek(self._page)
             if self._mode in NUMBERS:
                 return np.asarray(picture, NUMBERS[self._mode])
             transparent = "A" in self._mode or "transparency" in picture.info
             return colour_to_grey(np.asarray(picture.convert("RGBA" if transparent else "RGB")))
-
-    def _deep_colours(self) -> NDArray[np.generic]:
-        content = np.fromfile(self._path, np.uint8)
-        pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-        if pixels is None:
-            raise ValueError("OpenCV cannot decode it")
-        order = [2, 1, 0, 3][: pixels.shape[2]]
-        return colour_to_grey(pixels[..., order])
 
 
 def _opened(path: Path) -> Image.Image:
@@ -90,12 +85,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _is_deep(path: Path) -> bool:
-    """Whether a PNG or PPM file has colours of 16 bits, of which Pillow keeps 8."""
+    """Whether a PNG file has colours of 16 bits, of which Pillow keeps 8."""
     with path.open("rb") as file:
-        start = file.read(256)
-    if start.startswith(PNG_MARK):
-        depth, colours = start[PNG_DEPTH : PNG_DEPTH + 2]
-        return depth == 16 and colours in PNG_COLOURS
-    # Mark, width, height and the greatest number, with comments between them.
-    words = re.sub(rb"#[^\n]*", b"", start).split()
-    return words[:1] == [PPM_MARK] and len(words) > 3 and words[3].isdigit() and int(words[3]) > 255
+        start = file.read(PNG_DEPTH + 2)
+    return start.startswith(PNG_MARK) and start[PNG_DEPTH] == 16 and start[-1] in PNG_COLOURS

@@ -23,6 +23,8 @@ FREE_BYTES = 2**28
 """An image may take so much memory, however small its file is."""
 MAX_COMPRESSION = 1000
 """Beyond that it may take so many bytes for each of its file: deflate makes 1 of 1032 at most."""
+MAX_IMAGES = 2**18
+"""In a file; who lists them all must come to an end."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,20 @@ def require_size(path: Path, shape: Shape, bytes_per_pixel: int) -> None:
         )
 
 
+def require_count(path: Path, count: int) -> None:
+    """Refuse a file that claims to hold more images than any does.
+
+    Raises
+    ------
+    ImageFormatError
+    """
+    if count > MAX_IMAGES:
+        raise ImageFormatError(
+            f"{path} claims to hold {count} images; it is damaged: get it again from where it was "
+            "made"
+        )
+
+
 def choose_page(path: Path, page: int | None, count: int) -> int:
     """Give the index of the image that is meant.
 
@@ -92,6 +108,7 @@ def choose_page(path: Path, page: int | None, count: int) -> int:
     ImageFormatError
         If the file holds no such image, or several where one is meant.
     """
+    require_count(path, count)
     if page is None:
         if count != 1:
             raise ImageFormatError(

@@ -1,4 +1,4 @@
-"""TIFF files: any compression, number, colour and order of rows; pyramids, thumbnails, stacks.
+"""TIFF files of any compression, numbers, colours and orientation.
 
 tifffile and imagecodecs decode; only the strips or tiles that a window shows are read.
 """
@@ -6,52 +6,25 @@ tifffile and imagecodecs decode; only the strips or tiles that a window shows ar
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffPage
 
+from formats.images.colour import colour_to_grey
 from formats.images.errors import ImageFormatError
-from formats.images.grey import colour_to_grey
 from formats.images.orientation import stored_window, upright, upright_shape
 from formats.images.source import Facts, Shape, Window, choose_page, require_size
-from formats.images.tiff_pixel_size import pixel_sizes
+from formats.images.tiff_pages import PALETTE, WHITE_IS_ZERO, planes_of
 
 # What it finds odd goes to the log of who has one, not to the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 MARKS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR, CFA, LINEAR_RAW = 0, 1, 2, 3, 6, 32803, 34892
-GREYS = WHITE_IS_ZERO, BLACK_IS_ZERO, CFA, LINEAR_RAW
-JPEG_COMPRESSIONS = 6, 7  # which come as RGB, whatever they were stored as
 UNCOMPRESSED = 1
 ORIENTATION = 274
-REMEMBERED = 8  # files
-
-
-@dataclass(frozen=True)
-class Plane:
-    """One image of a file: some samples of a page, at one depth.
-
-    Attributes
-    ----------
-    page : TiffPage
-    depth : int
-    samples : tuple of int
-        One, grey; three, colour; with one more, alpha.
-    offset : int
-        Bytes from the page's own data, where a page stands for a whole stack.
-    """
-
-    page: TiffPage
-    depth: int
-    samples: tuple[int, ...]
-    offset: int = 0
 
 
 def is_tiff(start: bytes) -> bool:
@@ -65,14 +38,17 @@ class TiffSource:
     def __init__(self, path: Path, page: int | None) -> None:
         self._path = path
         status = path.stat()
-        planes, sizes = _parsed(path, status.st_size, status.st_mtime_ns)
-        index = choose_page(path, page, len(planes))
-        self._plane, self._pixel_size, self._count = planes[index], sizes[index], len(planes)
+        planes = planes_of(path, status.st_size, status.st_mtime_ns)
+        self._plane, self._pixel_size = planes[choose_page(path, page, len(planes))]
+        self._count = len(planes)
         self._page = self._plane.page
         self._stored: Shape = self._page.imagelength, self._page.imagewidth
         tag = self._page.tags.get(ORIENTATION)
         self._orientation = int(tag.value) if tag is not None else 1
-        self._require_data()
+        self._require_numbers()
+        pixel_bytes = np.dtype(self._page.dtype).itemsize * self._page.samplesperpixel
+        require_size(path, self._stored, pixel_bytes)
+        self._require_data(status.st_size)
 
     @property
     def facts(self) -> Facts:
@@ -85,68 +61,17 @@ class TiffSource:
     def read(self, window: Window) -> NDArray[np.generic]:
         """See `Source`."""
         rows, columns = stored_window(self._orientation, self._stored, window)
-        pixels = self._mapped(rows, columns) if self._is_mapped else self._decoded(rows, columns)
+        pixels = self._mapped if self._page.is_final else self._decoded
+        return upright(self._orientation, self._grey(pixels(rows, columns)))
+
+    def _grey(self, pixels: NDArray[Any]) -> NDArray[np.generic]:
+        """Turn samples, the last axis, to grey with white high."""
         if self._page.photometric == PALETTE:
-            grey = self._palette()[pixels[..., 0].astype(np.intp)]
-        else:
-            grey = colour_to_grey(pixels)
+            return self._palette()[pixels[..., 0].astype(np.intp)]
         if self._page.photometric == WHITE_IS_ZERO:
-            grey = _inverted(grey, self._page.bitspersample)
-        return upright(self._orientation, grey)
-
-    @property
-    def _is_mapped(self) -> bool:
-        return bool(self._page.is_final)
-
-    def _mapped(self, rows: slice, columns: slice) -> NDArray[np.generic]:
-        """Read what is stored as it is."""
-        page = self._page
-        stored = np.memmap(
-            self._path,
-            dtype=np.dtype(page.dtype).newbyteorder(page.parent.byteorder),
-            mode="r",
-            offset=page.dataoffsets[0] + self._plane.offset,
-            shape=page.shaped,
-        )
-        contiguous = page.shaped[-1]
-        planes = [
-            stored[s // contiguous, self._plane.depth, rows, columns, s % contiguous]
-            for s in self._plane.samples
-        ]
-        return np.stack(planes, axis=-1)
-
-    def _decoded(self, rows: slice, columns: slice) -> NDArray[np.generic]:
-        """Decode the strips or tiles that show some of the rows and columns."""
-        page, plane = self._page, self._plane
-        contiguous = page.shaped[-1]
-        shape = rows.stop - rows.start, columns.stop - columns.start, len(plane.samples)
-        result = np.zeros(shape, page.dtype)
-        jpeg = page.jpegtables is not None or page.jpegheader is not None
-        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if jpeg else {}
-        with self._path.open("rb") as file:
-            for index, (offset, length) in enumerate(
-                zip(page.dataoffsets, page.databytecounts, strict=False)
-            ):
-                _, (separate, depth, top, left, _), (depths, height, width, _) = page.decode(
-                    None, index
-                )
-                shown = _common(rows, top, height), _common(columns, left, width)
-                samples = [
-                    (k, sample % contiguous)
-                    for k, sample in enumerate(plane.samples)
-                    if sample // contiguous == separate
-                ]
-                there = length > 0 and depth <= plane.depth < depth + depths
-                if not (there and samples and all(part.start < part.stop for part in shown)):
-                    continue
-                file.seek(offset)
-                decoded, _, _ = page.decode(file.read(length), index, **tables)
-                if decoded is None:
-                    continue
-                part = decoded[plane.depth - depth][_moved(shown, -top, -left)]
-                for k, sample in samples:
-                    result[_moved(shown, -rows.start, -columns.start)][..., k] = part[..., sample]
-        return result
+            grey, alpha = pixels[..., :1], pixels[..., 1:]
+            pixels = np.concatenate([_inverted(grey, self._page.bitspersample), alpha], axis=-1)
+        return colour_to_grey(pixels)
 
     def _palette(self) -> NDArray[np.generic]:
         """Give the grey of each number; of 8 bits, if the colours have no more."""
@@ -156,53 +81,96 @@ class TiffSource:
         in_bytes = ((high == low) | (low == 0)).all()
         return colour_to_grey((high.astype(np.uint8) if in_bytes else colours).T[None])[0]
 
-    def _require_data(self) -> None:
-        """Refuse what its header cannot be right about, or what is not all there."""
+    def _mapped(self, rows: slice, columns: slice) -> NDArray[np.generic]:
+        """Read what is stored as it is meant, shape (height, width, samples)."""
+        page, plane = self._page, self._plane
+        stored = np.memmap(
+            self._path,
+            dtype=np.dtype(page.dtype).newbyteorder(page.parent.byteorder),
+            mode="r",
+            offset=page.dataoffsets[0] + plane.offset,
+            shape=page.shaped,
+        )
+        places = [divmod(sample, page.shaped[-1]) for sample in plane.samples]
+        parts = [stored[separate, plane.depth, rows, columns, k] for separate, k in places]
+        return np.stack(parts, axis=-1)
+
+    def _decoded(self, rows: slice, columns: slice) -> NDArray[np.generic]:
+        """Decode what a window shows, shape (height, width, samples)."""
+        page, plane = self._page, self._plane
+        shape = rows.stop - rows.start, columns.stop - columns.start, len(plane.samples)
+        result = np.zeros(shape, page.dtype)
+        for separate, (top, left), segment in self._segments(rows, columns):
+            shown = _common(rows, top, len(segment)), _common(columns, left, segment.shape[1])
+            part = segment[_moved(shown, -top, -left)]
+            target = result[_moved(shown, -rows.start, -columns.start)]
+            for k, sample in enumerate(plane.samples):
+                where, sample_in_segment = divmod(sample, page.shaped[-1])
+                if where == separate:
+                    target[..., k] = part[..., sample_in_segment]
+        return result
+
+    def _segments(
+        self, rows: slice, columns: slice
+    ) -> Iterator[tuple[int, tuple[int, int], NDArray[Any]]]:
+        """Decode the strips or tiles that show some of the rows and columns.
+
+        Yields
+        ------
+        int, (int, int), ndarray of shape (height, width, samples)
+            Which of separate samples it holds, its first row and column, and its pixels.
+        """
+        page, plane = self._page, self._plane
+        wanted = {sample // page.shaped[-1] for sample in plane.samples}
+        jpeg = page.jpegtables is not None or page.jpegheader is not None
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if jpeg else {}
+        with self._path.open("rb") as file:
+            for index, (offset, length) in enumerate(
+                zip(page.dataoffsets, page.databytecounts, strict=False)
+            ):
+                # Without bytes, the decoder tells the place of the segment alone.
+                _, (separate, depth, top, left, _), (depths, height, width, _) = page.decode(
+                    None, index
+                )
+                shown = _common(rows, top, height), _common(columns, left, width)
+                if (
+                    length == 0  # a hole, as in sparse files
+                    or separate not in wanted
+                    or not depth <= plane.depth < depth + depths
+                    or any(part.start >= part.stop for part in shown)
+                ):
+                    continue
+                file.seek(offset)
+                segment, _, _ = page.decode(file.read(length), index, **tables)
+                if segment is not None:
+                    yield separate, (top, left), segment[plane.depth - depth]
+
+    def _require_numbers(self) -> None:
         page = self._page
         if page.dtype is None or page.dtype.kind not in "buif":
             raise ImageFormatError(
                 f"{self._path} has pixels of a kind that cannot be read ({page.bitspersample} "
                 f"bits, sample format {page.sampleformat}); save it as 8 or 16 bit TIFF"
             )
-        require_size(self._path, self._stored, page.dtype.itemsize * page.samplesperpixel)
+
+    def _require_data(self, size: int) -> None:
+        """Refuse what is not all there, as far as headers tell."""
+        page = self._page
         if not len(page.dataoffsets):
             raise ImageFormatError(f"{self._path} has no pixels, only a header; make it again")
-        size = self._path.stat().st_size
-        if page.compression == UNCOMPRESSED:
-            bits = page.imagewidth * page.bitspersample * page.samplesperpixel
-            needed = -(-bits // 8) * page.imagelength * page.imagedepth
-            if not page.is_subsampled and sum(page.databytecounts) < needed and not page.is_stk:
-                raise ImageFormatError(
-                    f"{self._path} holds {sum(page.databytecounts)} of {needed} bytes; "
-                    "copy it again from where it was made"
-                )
-        end = max(
-            offset + length
-            for offset, length in zip(page.dataoffsets, page.databytecounts, strict=False)
-        )
-        end = max(end, page.dataoffsets[0] + self._plane.offset + page.nbytes * self._is_mapped)
-        if end > size:
+        there = sum(page.databytecounts)
+        row_bytes = -(-page.imagewidth * page.bitspersample * page.samplesperpixel // 8)
+        needed = row_bytes * page.imagelength * page.imagedepth
+        if page.compression == UNCOMPRESSED and there < needed and not page.is_stk:
+            raise ImageFormatError(f"{self._path} holds {there} of {needed} bytes; copy it again")
+        ends = [a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=False)]
+        if page.is_final:
+            ends.append(page.dataoffsets[0] + self._plane.offset + page.nbytes)
+        if max(ends) > size:
             raise ImageFormatError(
-                f"{self._path} is cut short: its image ends at byte {end} of {size}; "
+                f"{self._path} is cut short: its image ends at byte {max(ends)} of {size}; "
                 "copy it again, or wait until it is written"
             )
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _parsed(path: Path, size: int, changed: int) -> tuple[list[Plane], list[float | None]]:
-    """List the images of a file and the sizes of their pixels.
-
-    The pages of a stack are a chain, which has to be gone through for any of them; so the last
-    files are remembered, while their size and time of change stay.
-    """
-    # A tile of a set is asked for alone, though OME-XML may name other files.
-    with TiffFile(path, _multifile=False) as file:
-        planes = _planes(path, file)
-        sizes = pixel_sizes(file, [plane.page for plane in planes])
-        for plane in planes:
-            # Some decoders look into the file when they are made.
-            plane.page.decode(None, 0)
-        return planes, sizes
 
 
 def _common(wanted: slice, start: int, length: int) -> slice:
@@ -217,64 +185,6 @@ def _moved(window: Window, rows: int, columns: int) -> Window:
         slice(down.start + rows, down.stop + rows),
         slice(across.start + columns, across.stop + columns),
     )
-
-
-def _planes(path: Path, file: TiffFile) -> list[Plane]:
-    """List the images of a file."""
-    pages = [page for page in _pages(file) if page.imagelength and page.imagewidth]
-    real = [page for page in pages if not (page.is_reduced or page.is_mask)] or pages
-    if not real:
-        raise ImageFormatError(f"{path} is a TIFF file without an image; make it again")
-    first = real[0]
-    planes = [plane for page in real for plane in _of_page(path, page)]
-    if len(pages) == 1 and (stacked := _stacked(file, first)) > 1:
-        planes = [
-            Plane(first, plane.depth, plane.samples, k * first.nbytes)
-            for k in range(stacked)
-            for plane in planes
-        ]
-    return planes
-
-
-def _pages(file: TiffFile) -> list[TiffPage]:
-    """List the pages, each once: in damaged files the last may lead back to an earlier one."""
-    found: dict[int, TiffPage] = {}
-    for page in file.pages:
-        if page.offset in found:
-            break
-        if isinstance(page, TiffPage):
-            found[page.offset] = page
-    return list(found.values())
-
-
-def _stacked(file: TiffFile, page: TiffPage) -> int:
-    """Give how many images lie one after another behind a file's only page, as ImageJ has them."""
-    series = file.series[0]
-    if series.dataoffset is None or not page.is_final or page.nbytes == 0:
-        return 1
-    return max(int(series.nbytes // page.nbytes), 1)
-
-
-def _of_page(path: Path, page: TiffPage) -> list[Plane]:
-    """List the images of a page: its depths, and its samples if they are no colours."""
-    separate, depths, _, _, contiguous = page.shaped
-    samples = separate * contiguous
-    alpha = sum(kind in (1, 2) for kind in page.extrasamples)
-    if page.photometric == RGB or (
-        page.photometric == YCBCR and page.compression in JPEG_COMPRESSIONS
-    ):
-        colours = tuple(range(3)) if samples >= 3 else (0,)
-        groups = [(*colours, 3)] if alpha and samples == 4 else [colours]
-    elif page.photometric == PALETTE and page.colormap is not None:
-        groups = [(0,)]
-    elif page.photometric in GREYS:
-        groups = [(0, 1)] if alpha and samples == 2 else [(k,) for k in range(samples)]
-    else:
-        raise ImageFormatError(
-            f"{path} has colours that cannot be read ({tifffile.PHOTOMETRIC(page.photometric).name}"
-            "); save it as grey or RGB"
-        )
-    return [Plane(page, depth, group) for depth in range(depths) for group in groups]
 
 
 def _inverted(grey: NDArray[Any], bits: int) -> NDArray[np.generic]:

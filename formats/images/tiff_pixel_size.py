@@ -30,13 +30,16 @@ def pixel_sizes(file: TiffFile, pages: Sequence[TiffPage]) -> list[float | None]
     pages : sequence of TiffPage
         Of each image of the file.
     """
-    if file.is_ome and file.ome_metadata:
-        return _of_ome(file.ome_metadata, len(pages))
-    by_maker = _of_maker(file)
-    return [
-        _first(by_maker, _of_imagej(file, page), _of_dm(page), _of_resolution(page))
-        for page in pages
-    ]
+    try:
+        by_xml = _of_ome(file.ome_metadata or "<OME/>", len(pages))
+        by_maker = _of_maker(file)
+        return [
+            _first(told, by_maker, _of_imagej(file, page), _of_dm(page), _of_resolution(page))
+            for told, page in zip(by_xml, pages, strict=True)
+        ]
+    # What programs write there may be anything, and an image is one without it.
+    except Exception:
+        return [None] * len(pages)
 
 
 def _first(*sizes: float | None) -> float | None:
@@ -45,7 +48,7 @@ def _first(*sizes: float | None) -> float | None:
 
 def _of_ome(xml: str, count: int) -> list[float | None]:
     """Take them from the Image elements, each of which may describe several planes."""
-    described = xml2dict(xml).get("OME", {}).get("Image", [])
+    described = (xml2dict(xml).get("OME") or {}).get("Image", [])
     sizes: list[float | None] = []
     for one in described if isinstance(described, list) else [described]:
         pixels = one.get("Pixels", {})

@@ -1,60 +1,118 @@
-"""What vendors' software writes: DM3 and DM4 of Gatan, EMD of Velox, SER of TIA.
+"""What vendors' software writes: DM3 and DM4 of Gatan, EMD of Velox.
 
 RosettaSciIO reads them. It is an extra, `temline[vendor]`: most sites never need it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from formats.images.colour import colour_to_grey
 from formats.images.errors import ImageFormatError
-from formats.images.grey import colour_to_grey
 from formats.images.pixel_size import in_nm, square_pixel
 from formats.images.source import Facts, Window, choose_page, require_size
 
-READERS: dict[str, Callable[[bytes], bool]] = {
-    # A version, a length, and whether numbers are little-endian.
-    "digitalmicrograph": lambda start: (
-        (start[:4] == b"\0\0\0\3" and start[8:11] == b"\0\0\0" and start[11] < 2)
-        or (start[:4] == b"\0\0\0\4" and start[12:15] == b"\0\0\0" and start[15] < 2)
-    ),
-    "emd": lambda start: start[:8] == b"\x89HDF\r\n\x1a\n",
-    "tia": lambda start: start[:4] == b"II\x97\x01",
-}
-"""RosettaSciIO's readers, and how files begin that they read."""
-BOTTOM_FIRST = "tia"
 REMEMBERED = 4  # files
-TIA_SUFFIX = ".ser"  # by which its reader goes
 
 
-def vendor_reader(start: bytes) -> str | None:
-    """Give the name of the reader for a file that starts so, None if there is none."""
-    return next((name for name, begins in READERS.items() if begins(start)), None)
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that RosettaSciIO reads.
+
+    Attributes
+    ----------
+    name : str
+    module : str
+        Of RosettaSciIO.
+    begins : callable
+        Tells whether a file of this kind may begin so.
+    """
+
+    name: str
+    module: str
+    begins: Callable[[bytes], bool]
+
+
+def _is_dm(start: bytes) -> bool:
+    """Whether a file begins with a version, a length, and whether numbers are little-endian."""
+    flag = {b"\0\0\0\3": start[8:12], b"\0\0\0\4": start[12:16]}.get(start[:4])
+    return flag in (b"\0\0\0\0", b"\0\0\0\1")
+
+
+KINDS = (
+    Kind("DM3 or DM4", "rsciio.digitalmicrograph", _is_dm),
+    Kind("HDF5 (EMD)", "rsciio.emd", lambda start: start[:8] == b"\x89HDF\r\n\x1a\n"),
+)
+
+
+def vendor_kind(start: bytes) -> Kind | None:
+    """Give the kind of a file that starts so, None if it is none of these."""
+    return next((kind for kind in KINDS if kind.begins(start)), None)
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """One data set of a file: images, one for each place along its other axes.
+
+    Attributes
+    ----------
+    data : array
+        Of dask, as a rule: nothing of it is read before it is asked for.
+    axes : (int, int)
+        Of rows and of columns.
+    pixel_size : float or None
+        In nm.
+    """
+
+    data: Any
+    axes: tuple[int, int]
+    pixel_size: float | None
+
+    @property
+    def others(self) -> list[int]:
+        """Lengths of all axes but those of an image."""
+        return [n for axis, n in enumerate(self.data.shape) if axis not in self.axes]
+
+    @property
+    def count(self) -> int:
+        """Images that it holds."""
+        return prod(self.others)
+
+    def image(self, number: int) -> Any:
+        """Give an image, counted from 0, the last of the other axes first."""
+        place = iter(np.unravel_index(number, self.others) if self.others else ())
+        index = [
+            slice(None) if axis in self.axes else int(next(place)) for axis in range(self.data.ndim)
+        ]
+        return self.data[tuple(index)]
 
 
 class VendorSource:
     """One image of a vendor's file."""
 
-    def __init__(self, path: Path, page: int | None, reader: str) -> None:
-        self._bottom_first = reader == BOTTOM_FIRST
-        if reader == "tia" and path.suffix.lower() != TIA_SUFFIX:
-            raise ImageFormatError(f"{path} is a SER file of TIA; name it so, *{TIA_SUFFIX}")
+    def __init__(self, path: Path, page: int | None, kind: Kind) -> None:
         status = path.stat()
-        planes = _parsed(path, reader, status.st_size, status.st_mtime_ns)
-        if not planes:
+        sets = _data_sets(path, kind, status.st_size, status.st_mtime_ns)
+        if not sets:
             raise ImageFormatError(
                 f"{path} holds no image of real numbers (spectra and Fourier transforms are none)"
             )
-        self._pixels, self._pixel_size = planes[choose_page(path, page, len(planes))]
-        self._count = len(planes)
+        self._count = sum(each.count for each in sets)
+        number = choose_page(path, page, self._count)
+        for each in sets:
+            if number < each.count:
+                self._pixels, self._pixel_size = each.image(number), each.pixel_size
+                break
+            number -= each.count
         height, width = self._pixels.shape
         require_size(path, (height, width), self._pixels.dtype.itemsize)
 
@@ -62,37 +120,37 @@ class VendorSource:
     def facts(self) -> Facts:
         """See `Source`."""
         dtype = self._pixels.dtype
-        if dtype.names:
-            dtype = dtype[0]
         height, width = self._pixels.shape
-        return Facts((height, width), dtype, self._pixel_size, self._count)
+        return Facts(
+            (height, width), dtype[0] if dtype.names else dtype, self._pixel_size, self._count
+        )
 
     def read(self, window: Window) -> NDArray[np.generic]:
         """See `Source`."""
-        rows, columns = window
-        if self._bottom_first:
-            height = self._pixels.shape[0]
-            rows = slice(height - rows.stop, height - rows.start)
-        pixels = np.asarray(self._pixels[rows, columns])
+        pixels = np.asarray(self._pixels[window])
         if pixels.dtype.names:
-            pixels = colour_to_grey(np.stack([pixels[name] for name in "RGB"], axis=-1))
-        return pixels[::-1] if self._bottom_first else pixels
+            return colour_to_grey(np.stack([pixels[name] for name in "RGB"], axis=-1))
+        return pixels
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _parsed(path: Path, reader: str, size: int, changed: int) -> list[tuple[Any, float | None]]:
-    """List the images of a file; the last files are remembered, while they stay as they are."""
-    return [plane for signal in _signals(path, reader) for plane in _planes(signal)]
+def _data_sets(path: Path, kind: Kind, size: int, changed: int) -> list[DataSet]:
+    """List the data sets that hold images.
+
+    The last files are remembered, as long as their `size` and time of change, `changed`, stay.
+    """
+    found = (_of_signal(signal) for signal in _signals(path, kind))
+    return [each for each in found if each is not None and each.count]
 
 
-def _signals(path: Path, reader: str) -> list[dict[str, Any]]:
+def _signals(path: Path, kind: Kind) -> list[dict[str, Any]]:
     """Read what is in a file: its pixels are not read yet, but for colours."""
     try:
         import_module("rsciio").set_log_level("CRITICAL")
-        module = import_module(f"rsciio.{reader}")
+        module = import_module(kind.module)
     except ImportError as error:
         raise ImageFormatError(
-            f"{path} is a {reader} file, which needs RosettaSciIO: "
+            f"{path} is a {kind.name} file, which needs RosettaSciIO: "
             "run pip install 'temline[vendor]', or save it as TIFF"
         ) from error
     try:
@@ -104,18 +162,14 @@ def _signals(path: Path, reader: str) -> list[dict[str, Any]]:
     return signals
 
 
-def _planes(signal: dict[str, Any]) -> Iterator[tuple[Any, float | None]]:
-    """List the images of one data set, and the size of their pixels in nm.
+def _of_signal(signal: dict[str, Any]) -> DataSet | None:
+    """Tell where images lie in a signal of RosettaSciIO, None if it holds none of real numbers.
 
     The last two of the axes that are not for navigation are those of an image.
     """
     data = signal["data"]
-    axes = [(k, axis) for k, axis in enumerate(signal["axes"]) if not axis["navigate"]]
+    axes = [(k, axis) for k, axis in enumerate(signal["axes"]) if not axis["navigate"]][-2:]
     if len(axes) < 2 or not (data.dtype.names or data.dtype.kind in "buif"):
-        return
-    chosen = [k for k, _ in axes[-2:]]
-    sides = [in_nm(abs(float(axis["scale"])), str(axis["units"])) for _, axis in axes[-2:]]
-    others = [range(1) if k in chosen else range(n) for k, n in enumerate(data.shape)]
-    for place in product(*others):
-        index = tuple(slice(None) if k in chosen else n for k, n in enumerate(place))
-        yield data[index], square_pixel(sides)
+        return None
+    sides = [in_nm(abs(float(axis["scale"])), str(axis["units"])) for _, axis in axes]
+    return DataSet(data, (axes[0][0], axes[1][0]), square_pixel(sides))

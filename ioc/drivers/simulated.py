@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from formats.images import open_image
 from ioc.drivers.protocol import (
     Axis,
     ColumnReading,
@@ -30,6 +31,7 @@ from ioc.drivers.protocol import (
     StageReading,
     Value,
 )
+from ioc.drivers.specimens import NEUROPIL, POINTS, TAPE
 from simulation import (
     CameraTimeoutError,
     FaultSet,
@@ -45,12 +47,14 @@ from simulation import (
 )
 from simulation import LostFrameError as SimulatedLossError
 from simulation.specimen import ImageSpecimen, NeuropilSection, PointGrid, Tape
-from simulation.specimen.files import load_micrograph
 
 UNITS = {"x": ("um", 3), "y": ("um", 3), "z": ("um", 3), "tilt": ("deg", 3)}
 BITS: dict[PixelType, int] = {"UInt8": 8, "UInt16": 16}
 COOLING_LIMITS = (-60.0, 40.0)
 TWIN_SENSOR = (64, 64)
+MIN_TILES = 0.5  # of a tile that an image must cover: it is mirrored beyond, and would match itself
+MIN_PIXELS = 8  # of an image that a tile must show
+NM_PER_UM = 1000.0
 
 
 @contextmanager
@@ -237,7 +241,7 @@ def make_specimen(
     Parameters
     ----------
     name : str
-        "neuropil", "points", "tape", or the path of a PNG, TIFF or MRC image.
+        "neuropil", "points", "tape", or the path of an image.
     seed : int
     pixel_size : float, optional
         Of an image, in nm; else what its file says, else a size that fills some tiles.
@@ -253,21 +257,44 @@ def make_specimen(
     ValueError
         If it is none of these, or cannot repeat; the message says what there is.
     """
-    if period is not None and name != "neuropil":
+    if period is not None and name != NEUROPIL:
         raise ValueError(f"specimen_period is {period!r}; only neuropil can repeat, not {name!r}")
     built_in: dict[str, Callable[[], Any]] = {
-        "neuropil": lambda: NeuropilSection(seed, section=section, period=period),
-        "points": PointGrid,
-        "tape": lambda: Tape(apertures, section=section, seed=seed),
+        NEUROPIL: lambda: NeuropilSection(seed, section=section, period=period),
+        POINTS: PointGrid,
+        TAPE: lambda: Tape(apertures, section=section, seed=seed),
     }
     if name in built_in:
         return built_in[name]()
-    if not Path(name).is_file():
+    if not Path(name).exists():
         raise ValueError(
             f"specimen is {name!r}; it must be {', '.join(built_in)} or the path of an image"
         )
-    image = load_micrograph(name)
-    return ImageSpecimen(image.pixels, pixel_size or image.pixel_size or "auto", seed=seed)
+    image = open_image(name)
+    told = pixel_size if pixel_size is not None else image.pixel_size
+    pixels = image.read()
+    try:
+        return ImageSpecimen(pixels, "auto" if told is None else told, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"specimen {name}: {error}") from error
+
+
+def _require_fit(specimen: Any, name: str, settings: MicroscopeSettings) -> None:
+    """Refuse an image of which a tile would show the same place twice, or hardly a pixel."""
+    if not isinstance(specimen, ImageSpecimen):
+        return
+    column, sensor = settings.column, settings.camera.sensor
+    sizes = {line.magnification: line.pixel_size for line in column.magnifications}
+    tile = max(sensor) * sizes[column.magnification]
+    image = min(specimen.shape) * specimen.pixel_size
+    least = MIN_TILES * tile / min(specimen.shape)
+    most = tile / MIN_PIXELS
+    if not least <= specimen.pixel_size <= most:
+        raise ValueError(
+            f"specimen {name} covers {image / NM_PER_UM:.3g} µm with its pixels of "
+            f"{specimen.pixel_size:.3g} nm, and a tile {tile / NM_PER_UM:.3g} µm: set "
+            f"specimen_pixel_size (temline demo: --pixel-size) to {least:.4g} to {most:.4g} nm"
+        )
 
 
 def _compile(settings: MicroscopeSettings, specimen: Any) -> None:
@@ -284,6 +311,40 @@ def _compile(settings: MicroscopeSettings, specimen: Any) -> None:
         twin.stage.move(x=1.0)  # in motion, since blur has kernels of its own
         twin.camera.expose(camera.min_exposure, 1, bits)
         twin.camera.read()
+
+
+def _made(options: dict[str, Any]) -> tuple[MicroscopeSettings, Any, str | None]:
+    """Make settings and specimen of what the driver is asked for; with them the truth's log."""
+    rest = dict(options)
+    name = str(rest.pop("specimen", NEUROPIL))
+    pixel_size = rest.pop("specimen_pixel_size", None)
+    period = rest.pop("specimen_period", None)
+    apertures = int(rest.pop("apertures", 20))
+    truth_log = rest.pop("truth_log", None)
+    world = rest.pop("world", "kind")
+    if (sensor := rest.pop("sensor", None)) is not None:
+        rest["camera"] = {**rest.get("camera", {}), "sensor": sensor}
+    try:
+        settings = MicroscopeSettings.of_world(world).updated(rest)
+    except SettingsError as error:
+        raise ValueError(f"driver_options: {error}") from error
+    specimen = make_specimen(
+        name, settings.seed, pixel_size, apertures, period, section=settings.section
+    )
+    _require_fit(specimen, name, settings)
+    return settings, specimen, truth_log
+
+
+def check(options: dict[str, Any]) -> None:
+    """Refuse what `connect` refuses, before anything is started; it takes as long as the image.
+
+    Raises
+    ------
+    ValueError
+        See `connect`.
+    """
+    _, specimen, _ = _made(options)
+    specimen.close()
 
 
 def connect(options: dict[str, Any]) -> Instrument:
@@ -307,22 +368,7 @@ def connect(options: dict[str, Any]) -> Instrument:
     ValueError
         If an option is unknown or out of range.
     """
-    rest = dict(options)
-    name = str(rest.pop("specimen", "neuropil"))
-    pixel_size = rest.pop("specimen_pixel_size", None)
-    period = rest.pop("specimen_period", None)
-    apertures = int(rest.pop("apertures", 20))
-    truth_log = rest.pop("truth_log", None)
-    world = rest.pop("world", "kind")
-    if (sensor := rest.pop("sensor", None)) is not None:
-        rest["camera"] = {**rest.get("camera", {}), "sensor": sensor}
-    try:
-        settings = MicroscopeSettings.of_world(world).updated(rest)
-    except SettingsError as error:
-        raise ValueError(f"driver_options: {error}") from error
-    specimen = make_specimen(
-        name, settings.seed, pixel_size, apertures, period, section=settings.section
-    )
+    settings, specimen, truth_log = _made(options)
     _compile(settings, specimen)
     microscope = VirtualMicroscope(settings, specimen)
     if truth_log is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -408,7 +409,20 @@ def placed(images, names=None):
     names = names or [f"t{number}" for number in range(len(images))]
     tiles = tuple(
         PlacedTile(
-            name, row, column, x, y, 0.1, 0.1, 0.2, "match", 0, math.nan, math.nan, image, linear
+            name,
+            row,
+            column,
+            x,
+            y,
+            0.1,
+            0.1,
+            0.2,
+            "match",
+            0,
+            math.nan,
+            math.nan,
+            image,
+            (*linear, x, y),
         )
         for name, image, (row, column), (y, x) in zip(
             names, images, TILES.cells, TILES.places.tolist(), strict=True
@@ -425,6 +439,24 @@ def test_what_is_written_comes_back(images, tmp_path):
     np.testing.assert_allclose(montage.maps[:, :, :2], [[[1, 0.001], [-0.001, 1]]] * 11)
     assert montage.images == tuple(ImageSource(image) for image in images)
     np.testing.assert_array_equal(montage.cells, TILES.cells)
+
+
+def test_a_lens_is_written_as_a_polynomial_before_the_map_of_each_tile(images):
+    """In pixels, as anyone evaluates it, it bends as in its own units; to a millionth of a px."""
+    rng = np.random.default_rng(0)
+    lens = np.zeros((2, 8, 8))
+    for i, j in [(n - k, k) for n in range(2, 8) for k in range(n + 1)]:
+        lens[:, i, j] = rng.normal(0, 3.0, 2)
+    montage = replace(placed([ImageSource(image) for image in images]), lens=lens)
+    spec = tile_specs(montage)[3]
+    first, second = spec["transforms"]["specList"]
+    assert first["className"].endswith("PolynomialTransform2D")
+    assert second["className"].endswith("AffineModel2D")
+    xy = rng.uniform((0, 0), (WIDTH - 1, HEIGHT - 1), (50, 2))
+    v, u = (xy[:, ::-1] - (np.array([HEIGHT, WIDTH]) - 1) / 2).T / np.array([[HEIGHT], [WIDTH]]) * 2
+    bent = np.stack([np.polynomial.polynomial.polyval2d(v, u, one) for one in lens], -1)
+    told = make_transform(first["className"], first["dataString"])(xy)
+    np.testing.assert_allclose(told, xy + bent[:, ::-1], atol=1e-6)
 
 
 def test_images_in_stacks_come_back(tmp_path):

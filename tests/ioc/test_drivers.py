@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import cv2
+import mrcfile
 import numpy as np
 import pytest
 
 from ioc.drivers.protocol import DriverError, Readout, Setting, connect
-from ioc.drivers.simulated import make_specimen
+from ioc.drivers.simulated import check, make_specimen
 from tests.ioc.driver_contract import DriverContract
 
 
@@ -81,6 +82,66 @@ def test_only_neuropil_can_repeat():
         connect("simulated", {"specimen": "points", "specimen_period": 20.0})
     with pytest.raises(ValueError, match="period is -5 µm; it must be positive"):
         connect("simulated", {"specimen_period": -5})
+
+
+@pytest.fixture
+def micrograph(tmp_path):
+    """Write an image of 100 × 120 px, whose file tells the size of its pixels, in nm."""
+
+    def write(pixel_size):
+        rows = np.random.default_rng(0).integers(0, 255, (100, 120)).astype(np.uint16)
+        with mrcfile.new(tmp_path / "a.mrc") as file:
+            file.set_data(rows)
+            file.voxel_size = 10 * pixel_size
+        return str(tmp_path / "a.mrc"), rows[::-1]
+
+    return write
+
+
+def test_an_image_is_the_specimen_at_the_size_that_its_file_tells(micrograph):
+    path, rows = micrograph(20.0)
+    specimen = make_specimen(path, 0, None, 1)
+    assert specimen.shape == (100, 120)
+    assert specimen.pixel_size == pytest.approx(20.0)
+    seen = specimen.region(0, 0, 120, 100, 20.0)
+    assert np.corrcoef(seen.ravel(), rows.ravel())[0, 1] > 0.95
+    assert make_specimen(path, 0, 50.0, 1).pixel_size == 50.0
+
+
+@pytest.mark.parametrize(
+    ("pixel_size", "fits"), [(0.16, False), (4.0, False), (6.0, True), (60.0, True), (600.0, False)]
+)
+def test_an_image_that_does_not_fit_a_tile_is_refused(micrograph, pixel_size, fits):
+    """A tile of 256 px at 4 nm shows 1.02 µm; less of an image than half of that repeats in it."""
+    options = {"specimen": micrograph(pixel_size)[0], "sensor": [256, 256]}
+    if fits:
+        check(options)
+        return
+    with pytest.raises(ValueError, match="set specimen_pixel_size .* to 5.12 to 128 nm"):
+        check(options)
+    with pytest.raises(ValueError, match="and a tile 1.02 µm: set specimen_pixel_size"):
+        connect("simulated", options)
+    check(options | {"specimen_pixel_size": 10.0})
+
+
+def test_small_images_are_enlarged_where_no_size_is_told(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 255, (100, 120)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), rows)
+    check({"specimen": str(tmp_path / "a.png"), "sensor": [2048, 2048]})
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    (tmp_path / "letter.tif").write_text("not an image")
+    for name, message in (
+        (tmp_path / "letter.tif", r"letter\.tif is no image that temline reads; expected TIFF"),
+        (tmp_path, r"is a folder; expected the file of an image"),
+        (tmp_path / "none.tif", r"none\.tif'; it must be neuropil, points, tape or the path"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check({"specimen": str(name)})
+    cv2.imwrite(str(tmp_path / "flat.png"), np.full((64, 64), 7, np.uint8))
+    with pytest.raises(ValueError, match=r"flat\.png: the image is constant"):
+        check({"specimen": str(tmp_path / "flat.png")})
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing.quality import FAULTS, HARMLESS, Judge, Steering, Thresholds
+from processing.quality import FAULTS, HARMLESS, Agreement, Judge, Steering, Thresholds
 
 GOOD = {
     "error": "",
@@ -43,6 +45,13 @@ def match(a, b, good=True, reason="", off=0.0):
         "nominal_drow": nominal[0], "nominal_dcol": nominal[1],
         "drow": nominal[0] + off, "dcol": nominal[1],
     }  # fmt: skip
+
+
+def agreement(**figures):
+    """A montage that all matches agree with, but for what is told."""
+    usual = dict.fromkeys(("median", "p95", "largest", "closing_p95", "closing_largest"), 0.4)
+    counts = {"tiles": 25, "matches": 40, "rejected": 0, "unplaced": 0, "islands": 0}
+    return Agreement(**(counts | usual | figures))
 
 
 def judge_of(n_good, **limits):
@@ -228,7 +237,7 @@ def test_a_good_montage_is_go():
     judge = judge_of(25)
     for a, b in ((0, 1), (1, 2), (2, 3), (0, 5)):
         judge.match(match(a, b))
-    decision = judge.montage(residual_px=0.4)
+    decision = judge.montage(agreement())
     assert decision.go
     assert decision.reasons == ()
 
@@ -238,14 +247,37 @@ def test_what_makes_a_montage_no_go_is_said():
     for index in range(18):
         judge.tile(tile(index, std=50.0, saturated=0.5 if index < 4 else 0.0))
     judge.match(match(0, 1, good=False, reason="ambiguous"))
-    decision = judge.montage(residual_px=7.5)
+    decision = judge.montage(agreement(median=7.5))
     assert not decision.go
     reasons = "; ".join(decision.reasons)
     assert "2 of 20 tiles are missing" in reasons
     assert "4 of 20 tiles fail" in reasons
     assert "1 of 1 textured pairs have no match" in reasons
     assert "contrast" in reasons
-    assert "residual is 7.5 px" in reasons
+    assert "the median disagreement of neighbours is 7.5 px, over 5 px" in reasons
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason"),
+    [
+        ({"matches": 0}, "no two tiles match"),
+        ({"closing_p95": 9.0}, "on loops that close, 95 %, is 9 px, over 8 px"),
+        ({"closing_largest": 615.0}, "largest disagreement .* that close is 615 px, over 25 px"),
+        ({"rejected": 10}, "share rejected is 0.25, over 0.1"),
+        ({"unplaced": 4}, "share placed by no match is 0.16, over 0.1"),
+    ],
+)
+def test_a_solution_that_does_not_agree_with_its_matches_is_no_go(figures, reason):
+    """Also if the matches that the solver kept fit perfectly: those that it left out count."""
+    decision = judge_of(25).montage(agreement(**figures))
+    assert not decision.go
+    assert re.search(reason, "; ".join(decision.reasons))
+
+
+def test_a_single_tile_needs_no_match():
+    judge = Judge(Thresholds(), 1)
+    judge.tile(tile(0))
+    assert judge.montage(agreement(tiles=1, matches=0)).go
 
 
 def steered(judge, steering, data):

@@ -1,13 +1,10 @@
-"""A micrograph as the specimen: in place, mirrored, unique; and files, good and bad."""
+"""A micrograph as the specimen: in place, mirrored, and unique at every place."""
 
 import cv2
-import mrcfile
 import numpy as np
 import pytest
-import tifffile
 
 from simulation.specimen import ImageSpecimen
-from simulation.specimen.files import load_micrograph
 from simulation.specimen.image import as_transmission
 
 
@@ -116,39 +113,3 @@ def test_bad_images_are_refused(image, message):
 def test_bad_pixel_sizes_are_refused(pixel_size):
     with pytest.raises(ValueError, match="pixel_size is"):
         ImageSpecimen(picture(), pixel_size)
-
-
-# -- files ----------------------------------------------------------------------------------------
-
-
-def test_reads_png_tiff_and_mrc_alike(tmp_path):
-    image = picture()
-    cv2.imwrite(str(tmp_path / "a.png"), image)
-    tifffile.imwrite(tmp_path / "a.tif", image.astype(np.uint16))
-    with mrcfile.new(tmp_path / "a.mrc") as file:
-        file.set_data(image[::-1].astype(np.float32))  # MRC keeps the bottom row first
-        file.voxel_size = 42.0
-    for name in ("a.png", "a.tif", "a.mrc"):
-        np.testing.assert_array_equal(load_micrograph(tmp_path / name).pixels, image)
-    assert load_micrograph(tmp_path / "a.png").pixel_size is None
-    assert load_micrograph(tmp_path / "a.mrc").pixel_size == pytest.approx(4.2)
-
-
-def test_reads_colour_in_rgb_order_and_a_stack_of_one(tmp_path):
-    colour = np.dstack([picture(seed=k) for k in range(3)])
-    cv2.imwrite(str(tmp_path / "c.png"), colour[..., ::-1])
-    np.testing.assert_array_equal(load_micrograph(tmp_path / "c.png").pixels, colour)
-    tifffile.imwrite(tmp_path / "one.tif", picture()[None])
-    assert load_micrograph(tmp_path / "one.tif").pixels.shape == (60, 80)
-
-
-def test_bad_files_say_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no image file .*nothing\.png"):
-        load_micrograph(tmp_path / "nothing.png")
-    for name in ("text.png", "text.tif", "text.mrc"):
-        (tmp_path / name).write_text("this is no image")
-        with pytest.raises(ValueError, match=f"{name} cannot be read as an image"):
-            load_micrograph(tmp_path / name)
-    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 60, 80), np.uint8))
-    with pytest.raises(ValueError, match=r"found shape \(5, 60, 80\)"):
-        load_micrograph(tmp_path / "stack.tif")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -94,3 +95,17 @@ def test_a_file_that_is_no_image_is_refused_with_its_name(temline, tmp_path, lef
     assert "letter.png" in demo.output
     assert "Traceback" not in demo.output
     assert left_over() == []
+    assert "is no image that temline reads" in demo.output
+    assert "Starting" not in demo.output
+
+
+def test_an_image_that_is_smaller_than_a_tile_is_refused_with_what_to_set(temline, tmp_path):
+    """Its file tells pixels of 0.1 nm: a tile would show it 25 times over."""
+    with mrcfile.new(tmp_path / "a.mrc") as file:
+        file.set_data(np.random.default_rng(0).integers(0, 999, (400, 400)).astype(np.int16))
+        file.voxel_size = 1.024
+    demo = temline(*TINY, "--specimen", "a.mrc")
+    assert demo.wait(120) == 1
+    (said,) = demo.lines
+    assert "covers 0.041 µm" in said
+    assert "temline demo: --pixel-size) to 1.28 to 128 nm" in said

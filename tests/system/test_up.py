@@ -77,10 +77,27 @@ def test_a_port_that_is_taken_is_named(temline, left_over, environ):
 
 @pytest.mark.timeout(120)
 def test_a_driver_that_cannot_start_is_told_with_its_log(temline, left_over, environ):
-    up = temline("up", **environ | {"TEMLINE_IOC__OPTIONS__SPECIMEN": "nowhere.tif"})
+    up = temline("up", **environ | {"TEMLINE_IOC__OPTIONS__SENSOR": "[1, 1]"})
     assert up.wait(90) == 1
     assert "ioc ended with exit code 1 before it was ready" in up.output
-    assert "nowhere.tif" in up.output
+    assert "CameraSettings.sensor is" in up.output
+    assert left_over() == []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", ["up", "ioc"])
+def test_a_specimen_that_cannot_be_is_refused_before_anything_starts(
+    temline, tmp_path, left_over, environ, command
+):
+    (tmp_path / "letter.tif").write_text("not an image")
+    for name, reason in (
+        ("nowhere.tif", "it must be neuropil, points, tape or the path of an image"),
+        ("letter.tif", "letter.tif is no image that temline reads"),
+    ):
+        refused = temline(command, **environ | {"TEMLINE_IOC__OPTIONS__SPECIMEN": name})
+        assert refused.wait(90) == 1
+        (said,) = refused.lines
+        assert reason in said
     assert left_over() == []
 
 

@@ -1,19 +1,17 @@
-"""Brings numbers and colours of files to one grey picture of uint8 or uint16.
+"""Brings the numbers of files to uint8 or uint16.
 
-Numbers that fit stay as they are; what does not is shifted or scaled, all of a file alike.
+Those that fit stay as they are; others are shifted or scaled, all of a file alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-LUMA = 0.299, 0.587, 0.114
-"""Weights of red, green and blue in grey: ITU-R BT.601, as Pillow, OpenCV and ImageJ have it."""
 WHITE = 65535
 BYTE_SHIFT, SHORT_SHIFT = 128, 32768
 """What brings signed numbers of 8 and 16 bits above zero; IMOD shows signed bytes so, too."""
@@ -37,11 +35,25 @@ class Levels:
     offset: float = 0.0
     scale: float = 1.0
 
-    def apply(self, numbers: NDArray[np.generic]) -> NDArray[np.uint16]:
+    def apply(self, numbers: NDArray[Any]) -> NDArray[np.uint16]:
         """Bring numbers to uint16; what lies beyond its ends is clipped."""
-        values = (numbers.astype(np.float64) - self.offset) * self.scale
-        values = np.nan_to_num(values, copy=False, nan=0.0, posinf=WHITE, neginf=0.0)
+        if self.scale == 1 and numbers.dtype.kind in "iu":
+            return self._shifted(numbers)
+        # Of 32 bits, a float holds more than the result; larger integers need 64.
+        exact = (
+            np.float32 if numbers.dtype.kind == "f" and numbers.dtype.itemsize <= 4 else np.float64
+        )
+        values: NDArray[Any] = numbers.astype(exact)
+        values -= exact(self.offset)
+        values *= exact(self.scale)
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=WHITE, neginf=0.0)
         return np.clip(np.rint(values, out=values), 0, WHITE, out=values).astype(np.uint16)
+
+    def _shifted(self, numbers: NDArray[Any]) -> NDArray[np.uint16]:
+        """Subtract the offset from whole numbers, without floats: in uint16 it wraps into place."""
+        offset, info = int(self.offset), np.iinfo(numbers.dtype)
+        clipped = np.clip(numbers, max(offset, info.min), min(offset + WHITE, info.max))
+        return clipped.astype(np.uint16) - np.uint16(offset % (WHITE + 1))
 
     @classmethod
     def of(cls, samples: Iterable[NDArray[np.generic]]) -> Levels:
@@ -83,7 +95,7 @@ class Levels:
         return cls(low, WHITE / (high - low) if high > low else 1.0)
 
 
-def grey_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+def read_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     """Give the dtype that numbers of another come to: uint8 for those of one byte, else uint16."""
     return np.dtype(np.uint8 if dtype.itemsize == 1 else np.uint16)
 
@@ -93,7 +105,7 @@ def fits(dtype: np.dtype[np.generic]) -> bool:
     return (dtype.kind in "bu" and dtype.itemsize <= 2) or dtype == np.int8
 
 
-def as_grey(numbers: NDArray[np.generic]) -> NDArray[np.uint8 | np.uint16]:
+def as_unsigned(numbers: NDArray[np.generic]) -> NDArray[np.uint8 | np.uint16]:
     """Bring numbers that `fits` tells of to uint8 or uint16.
 
     They stay as they are, but for two: signed bytes are raised by 128, single bits are 0 and 255.
@@ -102,36 +114,4 @@ def as_grey(numbers: NDArray[np.generic]) -> NDArray[np.uint8 | np.uint16]:
         return np.ascontiguousarray(numbers, np.uint8) * np.uint8(255)
     if numbers.dtype == np.int8:
         return np.ascontiguousarray(numbers).view(np.uint8) ^ np.uint8(BYTE_SHIFT)
-    return np.ascontiguousarray(numbers, grey_dtype(numbers.dtype))
-
-
-def colour_to_grey(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Turn colours to grey.
-
-    Parameters
-    ----------
-    pixels : ndarray, shape (height, width, 1 to 4)
-        Grey; grey and alpha; red, green and blue; or these and alpha. Pixels that are wholly
-        transparent become 0, unless all of them are: some programs leave alpha empty.
-
-    Returns
-    -------
-    ndarray, shape (height, width)
-        Of the same dtype. Grey that is stored as colour stays exact.
-    """
-    channels = pixels.shape[2]
-    alpha = pixels[..., -1] if channels in (2, 4) else None
-    if channels < 3:
-        grey = pixels[..., 0]
-    elif pixels.dtype in (np.uint8, np.uint16):
-        # OpenCV's weights are whole numbers whose sum is exact.
-        colours = np.ascontiguousarray(pixels[..., :3], pixels.dtype.newbyteorder("="))
-        grey = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY).reshape(pixels.shape[:2])
-    else:
-        red, green, blue = (pixels[..., k].astype(np.float64) for k in range(3))
-        # So written, a grey stays what it is.
-        mixed = green + LUMA[0] * (red - green) + LUMA[2] * (blue - green)
-        grey = np.rint(mixed).astype(pixels.dtype) if pixels.dtype.kind in "iu" else mixed
-    if alpha is None or not alpha.any():
-        return grey
-    return np.where(alpha != 0, grey, grey.dtype.type(0))
+    return np.ascontiguousarray(numbers, read_dtype(numbers.dtype))
