@@ -167,6 +167,8 @@ def make_references(
         )
     np.copyto(response, around, where=bad)
     lit = response if unlit is None else response[~unlit]
+    if unlit is not None:
+        response[unlit] = 1  # what it is divided by does not count there
     gain = np.divide(np.float32(lit.mean(dtype=np.float64)), response, out=response)
     if unlit is not None:
         gain[unlit] = 0

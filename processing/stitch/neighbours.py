@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-# All in tiles.
-MIN_STEP, MAX_STEP = 0.05, 1.05  # along the axis on which they lie farther apart
-MAX_ACROSS = 0.5  # along the other one
+MIN_STEP, MAX_STEP = 0.05, 1.05  # tiles, along the axis on which they lie farther apart
+MAX_ACROSS = 0.6  # of that, along the other one: half a tile where rows lie as bricks do
 MAX_RATIO = 1.5  # of a step to the shortest in its direction; beyond it lies another tile between
 
 
@@ -56,6 +55,6 @@ def _oriented(
     axis = np.abs(steps).argmax(axis=1)
     along = np.take_along_axis(steps, axis[:, None], axis=1)[:, 0]
     across = np.take_along_axis(steps, 1 - axis[:, None], axis=1)[:, 0]
-    kept = (np.abs(along) >= MIN_STEP) & (np.abs(across) <= MAX_ACROSS)
+    kept = (np.abs(along) >= MIN_STEP) & (np.abs(across) <= MAX_ACROSS * np.abs(along))
     turned = np.where((along < 0)[:, None], pairs[:, ::-1], pairs)
     return turned[kept].astype(np.intp), axis[kept], np.abs(along[kept])

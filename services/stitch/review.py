@@ -123,6 +123,8 @@ def _draw_moved(page: _Page, axes: Axes) -> None:
     moved -= np.median(moved, axis=0)
     distance = np.linalg.norm(moved, axis=1)
     _draw_tiles(page, axes, distance, "moved from nominal, px")
+    if not distance.any():  # arrows have no length to be scaled by
+        return
     some = slice(None, None, -(-len(moved) // MAX_ARROWS))
     x, y = page.middles[some].T
     axes.quiver(x, y, moved[some, 1], moved[some, 0], angles="xy", color="white", pivot="mid")
