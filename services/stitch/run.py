@@ -49,7 +49,12 @@ from processing.stitch import (
 )
 from services.errors import PlainError
 from services.solved_montage import Solved, place, solve_edges
-from services.stitch.layout import frame_geometry, matched_montage, placed_montage
+from services.stitch.layout import (
+    frame_geometry,
+    matched_montage,
+    placed_montage,
+    worth_bending,
+)
 from services.stitch.light import MAX_SAMPLE, Light, found_light, given_light
 from services.stitch.quality import judge_tiles
 from services.stitch.report import Stitched, tell
@@ -212,7 +217,7 @@ class _Run:
             stage=stage,
             attributes={"source": str(montage.path), "accepted": solved.accepted},
             seam=self.request.seam,
-            maps=None if solved.solution.model.freedom == "translation" else maps,
+            maps=maps if worth_bending(maps) else None,
         )
         try:
             return self._write(task)
