@@ -1,6 +1,7 @@
 """Matching and solving against other stitchers, against the noise's own limit, and against chance.
 
-Montages of a virtual section with known truth; every stitcher gets the same tiles in the same run.
+Montages of a virtual section with known truth, and of the virtual microscope in both of its worlds;
+every stitcher gets the same tiles in the same run.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from benchmarks import peers
-from benchmarks._report import Result, run
+from benchmarks._report import Result, run_in_worlds
+from benchmarks._world_stitching import measure_world
 from benchmarks.peers import Stitched
-from processing.matching import Match, Side, match, prepare, prepare_edges
+from processing.matching import Side, match, prepare, prepare_edges
 from processing.solve import solve_matches
+from processing.stitch import match_neighbours
+from simulation import World
 from simulation.specimen import NeuropilSection
 from tests.processing.scenes import REPEATS, cut, expose, texture
 
@@ -166,23 +170,13 @@ def _resin(
 def stitch(montage: Montage) -> tuple[Stitched, int]:
     """Stitch with temline; count the matches that it believes although they are wrong."""
     start = time.process_time()
-    side = montage.tiles.shape[1]
-    index = {(int(r), int(c)): i for i, (r, c) in enumerate(montage.grid)}
-    width = side - float(montage.nominal[montage.grid.sum(axis=1) == 1].max()) + montage.reach
-    widths: dict[Side, float] = dict.fromkeys(("top", "bottom", "left", "right"), width)
-    edges = [prepare_edges(tile, widths) for tile in montage.tiles]
-    matches: dict[tuple[int, int], Match] = {}
-    for (row, column), a in index.items():
-        steps: tuple[tuple[tuple[int, int], Side, Side], ...] = (
-            ((row, column + 1), "right", "left"),
-            ((row + 1, column), "bottom", "top"),
-        )
-        for other, here, there in steps:
-            if other in index:
-                b = index[other]
-                nominal = montage.nominal[b] - montage.nominal[a]
-                place = float(nominal[0]), float(nominal[1])
-                matches[a, b] = match(edges[a][here], edges[b][there], place, montage.reach)
+    matches = match_neighbours(
+        montage.tiles.__getitem__,
+        montage.nominal,
+        montage.tiles.shape[1:],
+        reach=montage.reach,
+        workers=1,
+    )
     positions = solve_matches(montage.nominal, matches).positions
     seconds = time.process_time() - start
     wrong = 0
@@ -376,9 +370,19 @@ def _shortest(action: Callable[[], Any], repeats: int = 15) -> float:
 # --- the benchmark
 
 
-def measure(quick: bool) -> Iterator[Result]:
-    """Measure limits and speed, then all montages; if quick, small ones and without peers."""
+def measure(quick: bool, world: World) -> Iterator[Result]:
+    """Measure montages of the microscope; if its world is kind, limits, speed and cases before.
+
+    If quick, small ones and without peers.
+    """
     cv2.setNumThreads(1)
+    if world == "kind":
+        yield from _measure_matching(quick)
+    yield from measure_world(quick, world)
+
+
+def _measure_matching(quick: bool) -> Iterator[Result]:
+    """Measure limits and speed, then all cases."""
     side = 512 if quick else 1024
     for snr in (1.0, 3.0, 10.0, 30.0):
         error, relative = pair_errors(snr, 8 if quick else 40, side)
@@ -448,6 +452,6 @@ def _others(montage: Montage, said: dict[str, str], folder: Path) -> dict[str, S
 
 
 if __name__ == "__main__":
-    run(
+    run_in_worlds(
         "stitching", "Accuracy and speed of matching and solving, against other stitchers.", measure
     )
