@@ -291,7 +291,7 @@ def stitch(  # noqa: PLR0917
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="INPUT…",
+            metavar="INPUT",
             help="A folder of tile images; a table of positions, or TileConfiguration.txt, and the "
             "folder of its images; an .mdoc or a stack of SerialEM; tile specs of `render`; "
             "OME-TIFF; metadata of TilEM.",
@@ -304,8 +304,8 @@ def stitch(  # noqa: PLR0917
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="Of the tiles' names, such as 'r{row}_c{col}*.tif' or 'tile_{index}.png'; found "
-            "if it is left out."
+            help="Of the tiles' names, such as 'r{row}_c{col}*.tif' or 'tile_{index}.png'; by "
+            "default it is found."
         ),
     ] = None,
     columns: Annotated[
@@ -315,17 +315,17 @@ def stitch(  # noqa: PLR0917
         bool, typer.Option("--serpentine", help="That index runs back along every second row.")
     ] = False,
     overlap: Annotated[
-        float | None, typer.Option(help="Of neighbours, in %; found by some if it is left out.")
+        float | None, typer.Option(help="Of neighbours, in %; by default it is measured.")
     ] = None,
     pixel_size: Annotated[
         float | None, typer.Option(metavar="NM", help="Where the files do not tell it, or wrongly.")
     ] = None,
     unit: Annotated[
-        str | None, typer.Option(help="Of positions: px, nm, um or mm; as the table says.")
+        str | None, typer.Option(help="Of positions: px, nm, um or mm, if the file does not tell.")
     ] = None,
     y_up: Annotated[
         bool | None,
-        typer.Option("--y-up/--y-down", help="Whether y, and rows, count upwards; as usual."),
+        typer.Option("--y-up/--y-down", help="Which way y and rows count, if not as usual."),
     ] = None,
     section: Annotated[
         str | None, typer.Option(help="Which montage of a file that holds several.")
@@ -335,7 +335,7 @@ def stitch(  # noqa: PLR0917
         typer.Option(
             min=0,
             metavar="PX",
-            help="How far neighbours may lie from where they should; found by some.",
+            help="How far neighbours may lie from where they should; by default it is measured.",
         ),
     ] = None,
     match_anew: Annotated[
@@ -373,7 +373,7 @@ def stitch(  # noqa: PLR0917
         typer.Option("--json", metavar="OUT", help="Write the figures, also of each tile, there."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads; one for each processor.")
+        int | None, typer.Option(min=1, help="Threads; by default one a processor.")
     ] = None,
 ) -> None:
     """Stitch a montage that somebody took, and tell whether to accept it.

@@ -1,8 +1,12 @@
-"""Writes the tiles of a virtual montage as other systems would have: their keys, their order."""
+"""Writes the tiles of a virtual montage as other systems would have: their keys, their order.
+
+``python -m tests.services.stitch.files tiles`` makes a folder of them, with real faults.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from benchmarks._montages import KnownMontage, shifted
+from benchmarks._montages import KnownMontage, shifted, take_montage
 from tests.formats import mdoc
 from tests.formats.render_specs import affine, spec
 from tests.formats.tiles import write_stack
@@ -34,7 +38,9 @@ class Written:
     order: list[int]
 
 
-def write_folder(folder: Path, montage: KnownMontage, name: str = "sec7_r{:03d}-c{:03d}.tif"):
+def write_folder(
+    folder: Path, montage: KnownMontage, name: str = "sec7_r{:03d}-c{:03d}.tif"
+) -> Written:
     """Write an image a tile, with the row and the column in its name."""
     folder.mkdir(parents=True)
     for (row, column), tile in zip(montage.grid, montage.tiles, strict=True):
@@ -113,3 +119,8 @@ def rms_error(
     by_tile = np.empty_like(corners)
     by_tile[list(range(len(corners))) if order is None else order] = corners
     return float(np.sqrt((montage.errors(shifted(by_tile)) ** 2).mean()))
+
+
+if __name__ == "__main__":
+    taken = take_montage("real", rows=5, columns=6, side=1024, overlap=0.12)
+    write_folder(Path(sys.argv[1]), taken)
