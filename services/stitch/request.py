@@ -17,6 +17,7 @@ from formats.conventions import Offsets
 from formats.montage import Montage
 from formats.options import ReadOptions
 from formats.serialem import require_autodoc
+from processing.matching.tile import LEAST_TILE
 from processing.mosaic import Seam
 from processing.solve import Freedom
 from services.errors import PlainError
@@ -108,8 +109,8 @@ class StitchRequest:
         if self.outputs.ome is not None:
             _require_folder(self.outputs.ome / "x")
 
-    def require_room(self, montage: Montage) -> None:
-        """Refuse a mosaic for which there is no room, and an autodoc that cannot tell of its tiles.
+    def require_fit(self, montage: Montage) -> None:
+        """Refuse tiles that are too small, an autodoc that cannot tell of them, and a full disk.
 
         Parameters
         ----------
@@ -120,6 +121,12 @@ class StitchRequest:
         ------
         PlainError, MontageFileError
         """
+        if min(montage.shape) < LEAST_TILE:
+            height, width = montage.shape
+            raise PlainError(
+                f"{montage.path}: tiles have {height} × {width} px; they must have {LEAST_TILE} px "
+                "or more on each side"
+            )
         if self.outputs.autodoc is not None:
             require_autodoc(self.outputs.autodoc, montage.images)
         needed = BYTES_A_PIXEL * _pixels(montage)

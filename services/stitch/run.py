@@ -140,9 +140,7 @@ class _Run:
         montage, matches = self._match(montage, tiles)
         measured = [tiles.figures[index] for index in range(len(montage.names))]
         quality = judge_tiles(measured, montage.cells, montage.nominal, matches)
-        with self._phase("solving"):
-            solved = solve_edges(montage, self.request.freedom)
-        solved = replace(solved, textured=quality.textured)
+        solved = replace(self._solve(montage), textured=quality.textured)
         mosaic = self._write_mosaic(solved, tiles)
         stitched = Stitched(self.request, solved, quality, mosaic, self.seconds)
         with self._phase("review"):
@@ -154,7 +152,7 @@ class _Run:
         request = self.request
         with self._phase("reading"):
             montage = read_montage(request.inputs, request.options, request.offsets)
-            request.require_room(montage)
+            request.require_fit(montage)
             images = TileImages.of(montage)
             if request.bright is not None:
                 light = given_light(request.bright, request.dark, images, montage.shape)
@@ -203,6 +201,13 @@ class _Run:
             for done in as_completed([pool.submit(tiles.look, index, {}) for index in indices]):
                 done.result()
                 advance()
+
+    def _solve(self, montage: Montage) -> Solved:
+        with self._phase("solving"):
+            try:
+                return solve_edges(montage, self.request.freedom)
+            except ValueError as error:  # a tile that is bent beyond belief
+                raise PlainError(f"{montage.path}: {error} (--model translation)") from error
 
     def _write_mosaic(self, solved: Solved, tiles: Tiles) -> MosaicFile:
         """Write the mosaic; it appears complete or not at all."""

@@ -316,6 +316,33 @@ def test_memory_does_not_grow_with_the_mosaic(tmp_path):
     assert (level[0, 8000:8100, 12000:12100] == 700).all()
 
 
+class Picture:
+    """A tile that is there already."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def read(self, window):
+        return self.pixels[window]
+
+
+def test_tiles_of_any_source_and_of_unknown_pixel_size_are_put_together(small, tmp_path):
+    task = replace(
+        small.task(tmp_path / "m.ome.zarr"),
+        tiles=[Picture(tile) for tile in small.tiles],
+        geometry=None,
+    )
+    make_mosaic(task)
+    group = zarr.open_group(tmp_path / "m.ome.zarr", mode="r")
+    np.testing.assert_array_equal(group["0"][0], small.whole())
+    (scales,) = group.attrs["ome"]["multiscales"]
+    assert [axis.get("unit") for axis in scales["axes"]] == [None, None, None]
+    scale, shift = scales["datasets"][1]["coordinateTransformations"]
+    assert scale["scale"] == [1.0, 2.0, 2.0]
+    assert shift["translation"] == [0.0, 0.5, 0.5]
+    assert "pixel_size" not in group.attrs["temline"]
+
+
 # What goes wrong
 
 

@@ -290,6 +290,33 @@ def test_room_on_the_disk_is_asked_for_beforehand(scene, tmp_path, temline, monk
     assert "may be needed and 0.0 GB are free" in said.err
 
 
+@pytest.mark.parametrize("side", [63, 64, 100])
+def test_small_tiles_are_stitched_and_smaller_ones_refused(scene, tmp_path, temline, side):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for column in range(3):
+        tile = expose(cut(scene, (0, column * side // 2), (side, side)), 20, seed=column)
+        tifffile.imwrite(folder / f"t_r0_c{column}.tif", tile)
+    said = temline("stitch", folder, "-o", tmp_path / "m.ome.zarr", "--overlap", 50)
+    assert (said.code == 0) == (side >= 64)
+    if side < 64:
+        assert "tiles have 63 × 63 px; they must have 64 px or more on each side" in said.err
+
+
+def test_maps_beyond_belief_are_told_in_one_line(scene, tmp_path, temline, monkeypatch):
+    def solve_edges(montage, freedom):
+        raise ValueError("the map of tile 3 turns, scales or shears it by 0.4")
+
+    folder = write_tiles(tmp_path / "in", scene)
+    monkeypatch.setattr(run, "solve_edges", solve_edges)
+    said = temline("stitch", folder, "-o", tmp_path / "m.ome.zarr")
+    assert said.code == 1
+    assert said.err == (
+        f"temline: {folder}: the map of tile 3 turns, scales or shears it by 0.4 "
+        "(--model translation)\n"
+    )
+
+
 def test_a_tile_that_is_damaged_is_named(scene, tmp_path, temline):
     folder = write_tiles(tmp_path / "in", scene)
     path = folder / "t_r1_c2.tif"
