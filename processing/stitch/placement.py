@@ -337,7 +337,9 @@ def _placed(
         matrix = np.eye(2)
     strays = np.abs(found.steps - steps @ matrix.T).max(axis=1)
     usual = strays[strays <= max(SAME * min(shape), float(np.median(strays)))]
-    expected = min(STRAYS * float(usual.max()) + MARGIN, NEAR * min(shape))
+    expected = NEAR * min(shape)
+    if found.good >= MIN_GOOD:
+        expected = min(STRAYS * float(usual.max()) + MARGIN, expected)
     nominal = planned @ matrix.T
     turned = cells @ _axes(matrix).T
     return Placement(

@@ -127,13 +127,19 @@ def test_tiles_that_lie_otherwise_than_told_are_found(temline, montage, tmp_path
     assert rms_error(montage, positions(table), order) < 0.3
 
 
-def test_rows_that_run_upwards_are_found(temline, montage, tmp_path):
-    write_folder(tmp_path / "in", montage)
-    lines = ["file,x,y"]
+def write_table(folder, montage, columns, scale):
+    """Write the images and a table of their positions, y upwards."""
+    write_folder(folder, montage)
+    lines = [f"file,{columns}"]
     for (row, column), (down, right) in zip(montage.grid, montage.nominal, strict=True):
-        lines.append(f"sec7_r{row:03d}-c{column:03d}.tif,{right},{-down}")
-    table = tmp_path / "in" / "places.csv"
-    table.write_text("\n".join(lines))
+        lines.append(f"sec7_r{row:03d}-c{column:03d}.tif,{right * scale},{-down * scale}")
+    path = folder / "places.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_rows_that_run_upwards_are_found(temline, montage, tmp_path):
+    table = write_table(tmp_path / "in", montage, "x,y", 1.0)  # px count downwards, as a rule
     out = tmp_path / "tiles.csv"
     said = temline("stitch", table, "-o", tmp_path / "m.ome.zarr", "--csv", out)
     assert said.code == 0
@@ -142,16 +148,25 @@ def test_rows_that_run_upwards_are_found(temline, montage, tmp_path):
 
 
 def test_positions_of_a_wrong_scale_are_mended(temline, montage, tmp_path):
-    write_folder(tmp_path / "in", montage)
-    lines = ["file,x_um,y_um"]
-    for (row, column), (down, right) in zip(montage.grid, montage.nominal, strict=True):
-        lines.append(f"sec7_r{row:03d}-c{column:03d}.tif,{right * 0.004},{-down * 0.004}")
-    table = tmp_path / "in" / "places.csv"
-    table.write_text("\n".join(lines))
-    out = tmp_path / "tiles.csv"
-    said = temline(
-        "stitch", table, "-o", tmp_path / "m.ome.zarr", "--csv", out, "--pixel-size", 3.5
-    )
+    table = write_table(tmp_path / "in", montage, "x_um,y_um", 0.004)
+    options = ["-o", tmp_path / "m.ome.zarr", "--csv", tmp_path / "tiles.csv"]
+    said = temline("stitch", table, *options, "--pixel-size", 3.5)
     assert said.code == 0
     assert "look at the pixel size" in said.out
-    assert rms_error(montage, positions(out)) < 0.3
+    assert rms_error(montage, positions(tmp_path / "tiles.csv")) < 0.3
+
+
+def test_the_mosaic_lies_where_the_stage_has_it(temline, montage, tmp_path):
+    written = write_serialem(tmp_path / "in", montage)
+    table, output = tmp_path / "tiles.csv", tmp_path / "m.ome.zarr"
+    said = temline("stitch", *written.inputs, "-o", output, "--csv", table)
+    assert said.code == 0
+    (scales,) = zarr.open_group(output, mode="r").attrs["ome"]["multiscales"]
+    scale, shift = scales["datasets"][0]["coordinateTransformations"]
+    assert scale["scale"] == pytest.approx([1, 4, 4])
+    middles = positions(table) + 255.5
+    nm = middles * scale["scale"][1:] + shift["translation"][1:]
+    planned = montage.nominal[written.order] * 4  # y of the stage is upwards: -down
+    # Each strays from where the stage should be, not all of them.
+    assert np.abs((nm - planned).mean(axis=0)).max() < 8
+    assert np.abs(nm - planned).max() > 8
