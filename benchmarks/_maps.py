@@ -1,4 +1,7 @@
-"""Matches of tiles of the virtual microscope whose maps are known, without taking an image."""
+"""Matches of tiles of the virtual microscope whose maps are known, without taking an image.
+
+For montages of so many tiles that taking them would take an hour.
+"""
 
 from __future__ import annotations
 

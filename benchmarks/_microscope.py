@@ -1,4 +1,7 @@
-"""A virtual microscope that waits for nothing: its stage settles and its exposures pass at once."""
+"""A virtual microscope that waits for nothing: its stage settles and its exposures pass at once.
+
+For benchmarks of what is made of its frames, in which its own time is no matter.
+"""
 
 from __future__ import annotations
 

@@ -40,6 +40,12 @@ class Figures:
         From the beam's first light to the finished mosaic.
     focus_median : float
         Focus score of the tiles.
+    go : bool
+        Whether quality lets the montage pass.
+    reasons : str
+        Why not; empty if it does.
+    model : str
+        What tiles were allowed to do in the solve, as matches that were held out bear it out.
     """
 
     tiles_taken: int
@@ -53,6 +59,9 @@ class Figures:
     exposure_share: float
     seconds: float
     focus_median: float
+    go: bool
+    reasons: str
+    model: str
     raw_uid: str
     processed_uid: str
 
@@ -221,6 +230,9 @@ def montage_figures(
         exposure_share=len(taken) * exposure / duration,
         seconds=seconds,
         focus_median=float(np.median(focus)) if focus else float("nan"),
+        go=bool(summary.get("go", False)),
+        reasons=str(summary.get("reasons", "the montage was not processed to its end")),
+        model=str(summary.get("model", "")),
         raw_uid=raw.start["uid"],
         processed_uid=processed.start.get("uid", ""),
     )

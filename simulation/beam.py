@@ -1,4 +1,7 @@
-"""The beam of electrons: how many fall on each place of the specimen in an exposure."""
+"""The beam of electrons: how many fall on each place of the specimen in an exposure.
+
+The camera's light and the specimen's dose are two sides of it.
+"""
 
 from __future__ import annotations
 

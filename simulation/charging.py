@@ -1,4 +1,7 @@
-"""Charge on the specimen: the image moves when the beam first falls on a place."""
+"""Charge on the specimen: the image moves when the beam first falls on a place.
+
+What had its dose before has its charge already, and moves less.
+"""
 
 from __future__ import annotations
 

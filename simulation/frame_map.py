@@ -1,4 +1,7 @@
-"""Which place of the specimen each pixel of a frame shows, exactly, and the other way round."""
+"""Which place of the specimen each pixel of a frame shows, exactly, and the other way round.
+
+The truth that solved positions and maps of tiles are judged by.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Random numbers that each frame has of its own, whatever was drawn before."""
+"""Random numbers that each frame has of its own, whatever was drawn before.
+
+So a frame does not depend on the order in which others were made.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Wrong matches are left out and missing ones are bridged, so no single pair spoil
 """
 
 from processing.solve.flexible import MapSolution, solve_maps, solve_maps_of_matches
-from processing.solve.incremental import IncrementalSolver, Snapshot, warm_up
+from processing.solve.incremental import IncrementalSolver, Snapshot
 from processing.solve.maps import TileMaps
 from processing.solve.model_choice import Freedom, Model, Trial
 from processing.solve.translation import (
@@ -15,6 +15,7 @@ from processing.solve.translation import (
     solve_matches,
     well_connected,
 )
+from processing.solve.warm_up import warm_up
 
 __all__ = [
     "MATCHED",

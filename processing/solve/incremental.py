@@ -453,34 +453,6 @@ class IncrementalSolver:
             setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
 
 
-def warm_up() -> None:
-    """Compile all that solving needs, so that no montage waits for it.
-
-    What is compiled is kept on disk: this takes 15 s once, and a second after that.
-    """
-    side = 6
-    index = np.arange(side**2).reshape(side, side)
-    pairs = np.concatenate(
-        [
-            np.stack([index[:, :-1], index[:, 1:]], -1).reshape(-1, 2),
-            np.stack([index[:-1], index[1:]], -1).reshape(-1, 2),
-        ]
-    )
-    nominal = 900.0 * np.stack(np.divmod(index.ravel(), side), axis=1)
-    offsets = nominal[pairs[:, 1]] - nominal[pairs[:, 0]]
-    # Some are wrong, so that loops of all lengths are looked for.
-    offsets[::3] += np.random.default_rng(0).uniform(-200, 200, (len(offsets[::3]), 2))
-    solver = IncrementalSolver()
-    for tile, place in enumerate(nominal):
-        solver.add_tile(tile, place)
-    for (a, b), (down, across) in zip(pairs.tolist(), offsets.tolist(), strict=True):
-        solver.add_match(a, b, down, across)
-    solver.update()
-    snapshot = solver.snapshot()
-    solver.adopt(snapshot, snapshot.solve())
-    solver.settle()
-
-
 def _largest_first(sets: NDArray[np.intp], size: NDArray[np.intp]) -> list[int]:
     return [int(number) for number in sets[np.argsort(-size[sets], kind="stable")]]
 

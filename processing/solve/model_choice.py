@@ -22,8 +22,9 @@ FREEDOMS: tuple[Freedom, ...] = ("auto", "translation", "affine", "lens", "affin
 FLEXIBILITIES = 0.3, 1.0, 3.0  # px at a tile's edge
 DEGREES = 3, 5, 7, 9
 STIFFNESSES = 3.0, 0.3, 0.03  # 1/px², of the lens
-HELD_OUT = 5  # one match of so many
-MIN_HELD_OUT = 8  # matches that it takes to choose by
+HELD_OUT = 5  # one match of so many, at once
+ENOUGH = 60  # matches held out, in one turn after another
+MIN_HELD_OUT = 6  # that it takes to choose by
 WORTH_IT = 0.98  # of the error, that more freedom must bring it down to, and
 SURE = 3.0  # standard errors by which the squares must be less
 MAX_ERROR = 4.0  # times what translations leave of half of them: more counts as so much
@@ -137,15 +138,12 @@ class _Tried:
 
 
 class _Judge:
-    """Fits models to four matches of five, and judges them by the fifth."""
+    """Fits models to most matches, and judges them by the others; by turns, if there are few."""
 
     def __init__(
         self, frames: Frames, gaps: NDArray[np.float64], weights: NDArray[np.float64]
     ) -> None:
-        held = _held_out(frames)
-        within = held[frames.points.pair]
-        self._equations = Equations(frames, gaps, np.where(within, 0.0, weights))
-        self._frames, self._gaps = frames.select(within), gaps[within]
+        self._turns = [_Turn.of(frames, gaps, weights, held) for held in _turns(frames)]
         self._limit = np.inf
         errors = self._try(Model()).errors
         if len(errors):
@@ -158,37 +156,81 @@ class _Judge:
         return next((one for one in tried if one.trial.held_out_px * WORTH_IT <= least), tried[0])
 
     def _try(self, model: Model) -> _Tried:
-        n_terms = len(terms(model.degree)) if model.degree else 0
-        bends = self._equations.solve(model.flexibility or RIGID, n_terms, model.stiffness)
-        sizes = lengths(self._frames.left(self._gaps, bends))
-        medians = self._frames.points.medians(sizes[:, None], len(self._frames.ends))[:, 0]
-        errors = np.minimum(medians[np.isfinite(medians)], self._limit)
+        found = [turn.errors(model) for turn in self._turns]
+        errors = np.minimum(np.concatenate([np.empty(0), *found]), self._limit)
         enough = len(errors) >= MIN_HELD_OUT
         rms = float(np.sqrt((errors**2).mean())) if enough else float("nan")
         return _Tried(Trial(model, rms), errors)
 
 
-def _held_out(frames: Frames) -> NDArray[np.bool_]:
-    """Choose the pairs to hold out: such that three others lead round them, the short way.
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """The equations without some matches, and these."""
 
-    What is told of a pair by a long way only says more of the way than of the pair. No tile loses
-    two of its pairs.
+    equations: Equations
+    frames: Frames
+    gaps: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        frames: Frames,
+        gaps: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        held: NDArray[np.bool_],
+    ) -> _Turn:
+        """Hold some matches out."""
+        within = held[frames.points.pair]
+        equations = Equations(frames, gaps, np.where(within, 0.0, weights))
+        return cls(equations, frames.select(within), gaps[within])
+
+    def errors(self, model: Model) -> NDArray[np.float64]:
+        """Return the median distance of the points of each match held out, in px."""
+        n_terms = len(terms(model.degree)) if model.degree else 0
+        bends = self.equations.solve(model.flexibility or RIGID, n_terms, model.stiffness)
+        sizes = lengths(self.frames.left(self.gaps, bends))
+        medians = self.frames.points.medians(sizes[:, None], len(self.frames.ends))[:, 0]
+        return np.asarray(medians[np.isfinite(medians)])
+
+
+def _turns(frames: Frames) -> Iterator[NDArray[np.bool_]]:
+    """Yield which pairs to hold out, turn by turn, each once, until there are enough.
+
+    Such that three others lead round each: what is told of a pair by a long way only says more of
+    the way than of the pair. No tile loses two of its pairs at once.
     """
     around: dict[int, set[int]] = {}
     for a, b in frames.ends.tolist():
         around.setdefault(a, set()).add(b)
         around.setdefault(b, set()).add(a)
-    held, taken = np.zeros(len(frames.ends), dtype=bool), set[int]()
-    lot = np.random.default_rng(0).permutation(len(frames.ends))
-    for number in lot.tolist():
-        a, b = frames.ends[number].tolist()
+    left = np.random.default_rng(0).permutation(len(frames.ends)).tolist()
+    count = 0
+    while count < ENOUGH:
+        chosen = _independent(left, frames.ends, around)
+        if not chosen:
+            return
+        count += len(chosen)
+        left = [number for number in left if number not in set(chosen)]
+        held = np.zeros(len(frames.ends), dtype=bool)
+        held[chosen] = True
+        yield held
+
+
+def _independent(
+    numbers: list[int], ends: NDArray[np.intp], around: Mapping[int, set[int]]
+) -> list[int]:
+    """Choose pairs with short ways round them, such that none of these touch."""
+    chosen: list[int] = []
+    taken: set[int] = set()
+    for number in numbers:
+        a, b = ends[number].tolist()
         way = None if {a, b} & taken else _way_round(a, b, around)
         if way is not None:
-            held[number] = True
+            chosen.append(number)
             taken |= {a, b, *way}
-            if held.sum() >= len(held) // HELD_OUT:
+            if len(chosen) >= max(1, len(ends) // HELD_OUT):
                 break
-    return held
+    return chosen
 
 
 def _way_round(a: int, b: int, around: Mapping[int, set[int]]) -> tuple[int, int] | None:

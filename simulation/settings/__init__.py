@@ -1,4 +1,7 @@
-"""Settings of the virtual microscope: frozen, validated, buildable from plain data."""
+"""Settings of the virtual microscope: frozen, validated, buildable from plain data.
+
+Of the instrument, of what is imperfect about it, and of the two worlds that both make.
+"""
 
 from simulation.settings.imperfections import (
     BareResinSettings,

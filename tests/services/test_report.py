@@ -132,7 +132,9 @@ def test_figures_count_tiles_retakes_and_speed():
 
 
 def test_what_is_not_known_is_null_in_json():
-    figures = Figures(1, 0, 0, 0, math.nan, math.nan, 5.0, 1.0, 0.5, 9.0, 0.5, "a", "b")
+    figures = Figures(
+        1, 0, 0, 0, math.nan, math.nan, 5.0, 1.0, 0.5, 9.0, 0.5, True, "", "translations", "a", "b"
+    )
     values = json.loads(figures.to_json())
     assert values["truth_error_px_rms"] is None
     assert values["nominal_error_px_rms"] == 5.0
