@@ -16,6 +16,7 @@ from processing.matching.patches import (
     choose,
     clear_overlap,
     clear_patches,
+    clip_to,
     divide,
     follow,
     middles,
@@ -78,8 +79,9 @@ class _Located(NamedTuple):
 
 
 class _Points(NamedTuple):
-    """What is known of each patch: middle in a's part, offset of b from a, information."""
+    """What is known of each patch: its box and place in a's part, offset of b, information."""
 
+    boxes: NDArray[np.int64]
     places: NDArray[np.float64]
     offsets: NDArray[np.float64]
     information: NDArray[np.float64]
@@ -104,7 +106,9 @@ def refine(a: MatchTile, b: MatchTile, place: tuple[float, float]) -> Fine | Non
     boxes = choose(a, b, _boxes(a, b, offset, PATCH), shift, PATCHES)
     if not len(boxes):
         return None
-    located = _locate(a, b, boxes, shift + _follow(a, b, boxes, shift))
+    expected = shift + _follow(a, b, boxes, shift)
+    boxes, kept = clip_to(boxes, expected, b.fine.shape)
+    located = _locate(a, b, boxes, expected[kept]) if len(boxes) else None
     if located is None:
         return None
     points = _measure(a, b, located)
@@ -138,7 +142,9 @@ def locate_patches(
     boxes = _boxes(a, b, mean, side)
     if not len(boxes):
         return points[:0]
-    located = _locate(a, b, boxes, _origin(a, b) - field.at(middles(boxes)))
+    expected = _origin(a, b) - field.at(middles(boxes))
+    boxes, kept = clip_to(boxes, expected, b.fine.shape)
+    located = _locate(a, b, boxes, expected[kept]) if len(boxes) else None
     return points[:0] if located is None else _as_points(a, _measure(a, b, located))
 
 
@@ -225,9 +231,8 @@ def _measure(a: MatchTile, b: MatchTile, located: _Located) -> _Points:
     found = polish((a.fine, b.fine), located.boxes, located.shifts)
     kept = np.trace(found.information, axis1=1, axis2=2) > 0
     kept &= np.abs(found.shifts - located.shifts).max(axis=1) < AGREE
-    return _Points(
-        middles(located.boxes)[kept], (_origin(a, b) - found.shifts)[kept], found.information[kept]
-    )
+    offsets = _origin(a, b) - found.shifts
+    return _Points(located.boxes[kept], found.places[kept], offsets[kept], found.information[kept])
 
 
 def _together(a: MatchTile, points: _Points, located: _Located) -> Fine:
@@ -284,6 +289,23 @@ def _as_points(a: MatchTile, points: _Points) -> NDArray[np.float32]:
     """Lay the patches out as `Match.points`."""
     in_a = points.places + np.array([a.top, a.left])
     known = np.trace(points.information, axis1=1, axis2=2)
-    sd = np.sqrt(np.trace(np.linalg.inv(points.information), axis1=1, axis2=2) / 2)
+    variance = np.trace(np.linalg.inv(points.information), axis1=1, axis2=2) / 2
+    variance += _bend(points, known) ** 2
     weight = known / max(float(known.sum()), 1e-12)
-    return np.column_stack([in_a, in_a - points.offsets, sd, weight]).astype(np.float32)
+    columns = [in_a, in_a - points.offsets, np.sqrt(variance), weight]
+    return np.column_stack(columns).astype(np.float32)
+
+
+def _bend(points: _Points, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tell by how much the offset of a patch's middle differs from the patch's mean, in px.
+
+    A parabola over a length differs by a twenty-fourth of its second derivative times the length
+    squared. That along an overlap is known; across it, a lens whose shift grows as the cube of the
+    distance from the middle has three times as much.
+    """
+    if not len(points.boxes):
+        return np.empty(0)
+    field = Field(points.boxes)
+    field.fit(points.places, points.offsets, weights)
+    top, bottom, left, right = points.boxes.T
+    return np.asarray(field.curvature * (bottom - top) * (right - left) / 8)

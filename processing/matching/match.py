@@ -62,9 +62,10 @@ class Match:
         By how much b's picture is turned against a's, counter-clockwise as displayed (row 0 at the
         top), in degrees; 0 if the patches cannot tell.
     points : ndarray of float32, shape (k, 6)
-        The patches that bear it out, each ``[row_a, col_a, row_b, col_b, sd, weight]``: its middle
-        in a and where b shows the same, in px from each tile's first pixel; its standard deviation
-        along each axis, in px; its share of all that the patches know, so that shares add to 1.
+        The patches that bear it out, each ``[row_a, col_a, row_b, col_b, sd, weight]``: the middle
+        in a of what tells its offset, and where b shows the same, in px from each tile's first
+        pixel; its standard deviation along each axis, in px; its share of all that the patches
+        know, so that shares add to 1.
     """
 
     drow: float

@@ -135,6 +135,35 @@ def clear_patches(
     return drawn[large & clear]
 
 
+def clip_to(
+    patches: NDArray[np.int64], shifts: NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Clip patches of one tile to what another shows where each is expected there.
+
+    Parameters
+    ----------
+    patches : ndarray of int64, shape (n, 4)
+    shifts : ndarray of float64, shape (n, 2)
+        What is added to rows and columns of the one to come to the same place in the other.
+    shape : (int, int)
+        (height, width) of the other, in px.
+
+    Returns
+    -------
+    ndarray of int64, shape (≤ n, 4)
+        Those of which half is left.
+    ndarray of bool, shape (n,)
+        Which these are.
+    """
+    first = np.ceil(BORDER - shifts).astype(np.int64)
+    last = np.floor(np.array(shape) - BORDER - shifts).astype(np.int64)
+    clipped = patches.copy()
+    clipped[:, ::2] = np.maximum(patches[:, ::2], first)
+    clipped[:, 1::2] = np.minimum(patches[:, 1::2], last)
+    kept = np.asarray((2 * _sides(clipped) >= _sides(patches)).all(axis=1))
+    return clipped[kept], kept
+
+
 def _draw_in(
     box: NDArray[np.int64], lost: NDArray[np.bool_], step: int, tolerated: float
 ) -> NDArray[np.int64]:
@@ -275,6 +304,14 @@ class Field:
             self._fit_terms(terms, known, near)
             away = np.where(found, _length(known - terms @ self._factors), np.inf)
         return away
+
+    @property
+    def curvature(self) -> float:
+        """Size of the field's second derivative, in px⁻¹; 0 if it may not bend."""
+        order = self._powers.sum(axis=1) == 2
+        # That of x² is 2, that of x y is 1.
+        seconds = self._factors[order] * self._powers[order].max(axis=1, initial=0)[:, None]
+        return float(np.hypot.reduce(seconds, axis=None) / self._scale**2)
 
     def _fit_terms(
         self, terms: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]

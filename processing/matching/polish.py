@@ -29,7 +29,7 @@ CORRELATED = 4 * np.pi * SIGMA**2 / np.sqrt(2)
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """The shifts of patches, and how well each is known.
+    """The shifts of patches, how well each is known, and where.
 
     Attributes
     ----------
@@ -37,10 +37,14 @@ class Polished:
         Where in the second image each patch is found: what is added to its rows and columns.
     information : ndarray of float64, shape (n, 2, 2)
         Inverse covariance of each shift, by its own noise, in px⁻²; 0 if there is none.
+    places : ndarray of float64, shape (n, 2)
+        (row, column) in the first image that each shift holds for: the middle of what tells it.
+        Where shifts change over a patch, that is where it has the mean one.
     """
 
     shifts: NDArray[np.float64]
     information: NDArray[np.float64]
+    places: NDArray[np.float64]
 
 
 def polish(
@@ -70,7 +74,7 @@ def polish(
     """
     shifts = shifts.copy()
     information = np.zeros((len(boxes), 2, 2))
-    sums, steps = np.empty((len(boxes), 9)), np.empty((len(boxes), 2))
+    sums, steps = np.empty((len(boxes), 11)), np.empty((len(boxes), 2))
     for _ in range(ROUNDS):
         whole = np.round(shifts).astype(np.int64)
         _sum_slopes(*pixels, np.hstack([boxes, whole]), shifts - whole, sums)
@@ -79,7 +83,11 @@ def polish(
         shifts += steps
         if size < SETTLED**2 * len(boxes):
             break
-    return Polished(shifts, information)
+    # Less than a patch's middle is told by noise: no place is beyond its border.
+    middle, half = (boxes[:, ::2] + boxes[:, 1::2] - 1) / 2, (boxes[:, 1::2] - boxes[:, ::2]) / 2
+    known = np.maximum(sums[:, 2] + sums[:, 4], 1e-9)
+    off = np.clip(sums[:, 9:] / known[:, None], -half, half)
+    return Polished(shifts, information, middle + off)
 
 
 @njit(nogil=True, cache=True)
@@ -89,7 +97,7 @@ def _solve(sums, boxes, steps, information):  # type: ignore[no-untyped-def]
     steps[:], information[:] = 0, 0
     for p in range(len(sums)):
         pull_down, pull_across, down, both, across = sums[p, :5]
-        slope_down, slope_both, slope_across, rest = sums[p, 5:]
+        slope_down, slope_both, slope_across, rest = sums[p, 5:9]
         determinant = down * across - both**2
         noisy = slope_down * slope_across - slope_both**2
         # What the two do not share is noise: below it a curvature says nothing.
@@ -120,7 +128,7 @@ def _sum_slopes(a, b, patches, fractions, sums):  # type: ignore[no-untyped-def]
     """Sum what a Gauss–Newton step needs, for each patch.
 
     In `sums`: slopes times difference (2), products of both images' slopes (3), squares of the mean
-    image's slopes (3), squares of the difference.
+    image's slopes (3), squares of the difference; moments of the product of like slopes (2).
     """
     for p in range(len(patches)):
         top, bottom, left, right, down, across = patches[p]
@@ -191,6 +199,7 @@ def _products(mean, difference, sums):  # type: ignore[no-untyped-def]
     """Sum the products of slopes and differences, clear of the border that slopes need."""
     eight, twelfth, quarter = np.float32(8), np.float32(1 / 12), np.float32(0.25)
     height, width = mean.shape[0] - 2 * SLOPE, mean.shape[1] - 2 * SLOPE
+    middle_row, middle_column = (height - 1) / 2, np.float32((width - 1) / 2)
     sums[:] = 0
     for r in range(height):
         m0, m1, m2, m3, m4 = mean[r], mean[r + 1], mean[r + 2], mean[r + 3], mean[r + 4]
@@ -199,6 +208,7 @@ def _products(mean, difference, sums):  # type: ignore[no-untyped-def]
         pull_down, pull_across, squares = np.float32(0), np.float32(0), np.float32(0)
         mean_dd, mean_da, mean_aa = np.float32(0), np.float32(0), np.float32(0)
         diff_dd, diff_da, diff_aa = np.float32(0), np.float32(0), np.float32(0)
+        moment = np.float32(0)
         for c in range(width):
             k = c + SLOPE
             down = (m0[k] - m4[k] + eight * (m3[k] - m1[k])) * twelfth
@@ -215,6 +225,10 @@ def _products(mean, difference, sums):  # type: ignore[no-untyped-def]
             diff_dd += down_d * down_d
             diff_da += down_d * across_d
             diff_aa += across_d * across_d
+            known = (down * down + across * across) - quarter * (
+                down_d * down_d + across_d * across_d
+            )
+            moment += known * (np.float32(c) - middle_column)
         sums[0] += pull_down
         sums[1] += pull_across
         sums[2] += mean_dd - quarter * diff_dd
@@ -224,6 +238,8 @@ def _products(mean, difference, sums):  # type: ignore[no-untyped-def]
         sums[6] += mean_da
         sums[7] += mean_aa
         sums[8] += squares
+        sums[9] += (mean_dd + mean_aa - quarter * (diff_dd + diff_aa)) * (r - middle_row)
+        sums[10] += moment
 
 
 @njit(nogil=True, cache=True, fastmath=True)
