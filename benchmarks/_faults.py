@@ -85,32 +85,21 @@ class FaultyMicroscope:
     Parameters
     ----------
     specimen : Specimen
-    magnification : int
-    side : int
-        Of a frame, in px.
+    settings : MicroscopeSettings
+        Its stigmators are made stronger.
     exposure : float
         In s.
-    seed : int
     """
 
-    def __init__(
-        self, specimen: Any, magnification: int, side: int, exposure: float, seed: int
-    ) -> None:
+    def __init__(self, specimen: Any, settings: MicroscopeSettings, exposure: float) -> None:
         self._now = 0.0
         self._specimen = Obstructed(specimen)
-        settings = MicroscopeSettings.from_mapping(
-            {
-                "seed": seed,
-                "camera": {"sensor": [side, side]},
-                "column": {"magnification": magnification},
-                "optics": {"stigmator_strength": 25.0},
-            }
-        )
+        settings = settings.updated({"optics": {"stigmator_strength": 25.0}})
         self._scope = VirtualMicroscope(
             settings, self._specimen, clock=lambda: self._now, sleep=self._sleep
         )
-        self._side, self._exposure = side, exposure
-        self._rng = np.random.default_rng(seed)
+        self._side, self._exposure = settings.camera.sensor[0], exposure
+        self._rng = np.random.default_rng(settings.seed)
         self.geometry = self._scope.column.geometry
         self._intrinsic = settings.optics.astigmatism
         self._full_scale = settings.optics.stigmator_strength

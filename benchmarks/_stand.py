@@ -52,7 +52,7 @@ def stand(options: Mapping[str, Any]) -> Iterator[Stand]:
     Parameters
     ----------
     options : mapping
-        Of the simulated driver.
+        Of the simulated driver; in the kind world unless they name one.
     """
     with tempfile.TemporaryDirectory(prefix="temline-stand-") as name:
         os.chdir(name)  # where relative paths of the configuration begin
@@ -65,7 +65,7 @@ def stand(options: Mapping[str, Any]) -> Iterator[Stand]:
                 "tiled": {"port": tiled_port, "uri": None},
                 "ioc": {
                     "driver": "simulated",
-                    "options": {**options, "truth_log": str(truth)},
+                    "options": {"world": "kind", **options, "truth_log": str(truth)},
                 },
                 "log": {"level": "WARNING"},
             },

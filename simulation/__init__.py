@@ -19,23 +19,30 @@ from simulation.errors import (
     StageStalledError,
     StageTimeoutError,
 )
-from simulation.faults import FAULTS, FaultSet
+from simulation.faults import CONDITIONS, FAULTS, FaultSet
+from simulation.frame_map import FrameMap
 from simulation.microscope import VirtualMicroscope
 from simulation.resample import warm_up
 from simulation.settings import (
+    WORLDS,
     AxisSettings,
     CameraSettings,
     ColumnSettings,
+    ImperfectionSettings,
     Magnification,
     MicroscopeSettings,
     OpticsSettings,
+    SectionSettings,
     StageSettings,
+    World,
 )
 from simulation.stage import VirtualStage
 from simulation.truth import FrameTruth
 
 __all__ = [
+    "CONDITIONS",
     "FAULTS",
+    "WORLDS",
     "AxisSettings",
     "CameraBusyError",
     "CameraError",
@@ -47,11 +54,14 @@ __all__ = [
     "ExposureAbortedError",
     "FaultSet",
     "Frame",
+    "FrameMap",
     "FrameTruth",
+    "ImperfectionSettings",
     "LostFrameError",
     "Magnification",
     "MicroscopeSettings",
     "OpticsSettings",
+    "SectionSettings",
     "Setting",
     "SettingsError",
     "SimulationError",
@@ -64,5 +74,6 @@ __all__ = [
     "VirtualColumn",
     "VirtualMicroscope",
     "VirtualStage",
+    "World",
     "warm_up",
 ]

@@ -79,9 +79,11 @@ class VirtualCamera:
     renderer : FrameRenderer
     scene : callable
         Gives how everything stands now.
+    struck : callable
+        Called once at the end of an exposure: gives its scene with the faults that strike it.
     see : callable
         Given an exposure and a scene, tells what the camera sees, and whom to tell when that frame
-        is read.
+        is read. Called in the order of the exposures, with the last scene of each last.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class VirtualCamera:
         renderer: FrameRenderer,
         *,
         scene: Callable[[], Scene],
+        struck: Callable[[Scene], Scene],
         see: Callable[[Exposure, Scene], tuple[View, Note]],
     ) -> None:
         self.settings = settings
@@ -99,7 +102,7 @@ class VirtualCamera:
         self._clock = clock
         self._faults = faults
         self._renderer = renderer
-        self._scene, self._see = scene, see
+        self._scene, self._struck, self._see = scene, struck, see
         self._darkroom = ThreadPoolExecutor(1, "darkroom")
         self._exposing = threading.Lock()
         self._abort = threading.Event()
@@ -164,9 +167,11 @@ class VirtualCamera:
             self._until_exposed(request)
         except CameraError:
             pixels.cancel()
+            spent = min(max(self._clock.now() - start, 0.0), exposure)
+            self._darkroom.submit(self._see, replace(request, duration=spent), before)
             raise
         timestamp = time.time()
-        after = replace(self._scene(), dropped=self._faults.strikes("beam_drop"))
+        after = self._struck(self._scene())
         if after != before:
             pixels.cancel()
             pixels = self._darkroom.submit(self._develop, request, after)

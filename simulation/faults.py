@@ -6,7 +6,7 @@ Whatever can fail on the real instrument can be made to fail here, when a test o
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from simulation.errors import SettingsError
@@ -23,20 +23,46 @@ FAULTS: Mapping[str, str] = MappingProxyType(
 )
 """What each fault does, by its name."""
 
+CONDITIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "lens_field": "frames are distorted by the lenses and the camera",
+        "magnification_drift": "magnification and rotation change over the section and with focus",
+        "tile_distortion": "each frame has a small affine map of its own",
+        "uneven_light": "the light is uneven, and changes from frame to frame",
+        "charging": "the image moves when the beam first falls on a place",
+        "contamination": "the specimen darkens under the beam",
+        "fringes": "the camera's sensitivity has a periodic pattern",
+        "dark_corners": "a round aperture leaves the corners of the sensor black",
+    }
+)
+"""What is usual with real instruments, by its name in `ImperfectionSettings`: it spoils no frame,
+and is on from the start where it is enabled. An event is an exposure."""
+
 NO_END = -1
 
 
 class FaultSet:
-    """Faults that are on: each until it is cleared, or for its next so many events."""
+    """Faults that are on: each until it is cleared, or for its next so many events.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    known : mapping of str to str
+        What each does, by its name.
+    on : iterable of str
+        Those that are on from the start.
+    """
+
+    def __init__(self, known: Mapping[str, str] = FAULTS, on: Iterable[str] = ()) -> None:
+        self._known = known
         self._lock = threading.Lock()
         self._left: dict[str, int] = {}
+        for name in on:
+            self.set(name)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all the faults that there are."""
-        return tuple(FAULTS)
+        return tuple(self._known)
 
     def set(self, name: str, on: bool = True, count: int | None = None) -> None:
         """Switch a fault on or off.
@@ -102,7 +128,6 @@ class FaultSet:
                     self._left[name] = left - 1
             return True
 
-    @staticmethod
-    def _check(name: str) -> None:
-        if name not in FAULTS:
-            raise SettingsError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
+    def _check(self, name: str) -> None:
+        if name not in self._known:
+            raise SettingsError(f"there is no fault {name!r}; there are {', '.join(self._known)}")

@@ -8,19 +8,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import atan2, ceil, degrees, hypot, nan, pi
 from pathlib import Path
 from typing import Protocol, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
+from simulation.beam import Beam, beam_peak
 from simulation.blur import blur_size
 from simulation.camera import Note, VirtualCamera
 from simulation.clock import SimulationClock
 from simulation.column import ColumnState, VirtualColumn, axes_of_beam
-from simulation.faults import FaultSet
-from simulation.optics import Distortion, Optics, focal_spread, height_map, wavelength
-from simulation.render import Beam, FrameRenderer, Texture, View, beam_peak
+from simulation.distortion import Distortion
+from simulation.dose import ANGSTROM2_PER_UM2, DoseMap, History
+from simulation.faults import CONDITIONS, FaultSet
+from simulation.frame_map import FrameMap
+from simulation.imperfections import Imperfections
+from simulation.optics import Optics, focal_spread, height_map, wavelength
+from simulation.render import FrameRenderer, Texture, View
 from simulation.scene import Exposure, Scene
 from simulation.settings import MicroscopeSettings
 from simulation.specimen.base import level_for
@@ -68,6 +75,9 @@ class VirtualMicroscope:
     column : VirtualColumn
     camera : VirtualCamera
     faults : FaultSet
+        What can be made to fail.
+    conditions : FaultSet
+        What is imperfect, as it is with real instruments; those are on that the settings enable.
 
     Examples
     --------
@@ -89,17 +99,23 @@ class VirtualMicroscope:
         self.settings = settings
         self.clock = SimulationClock(clock, sleep, settings.time_scale)
         self.faults = FaultSet()
+        self.conditions = FaultSet(
+            CONDITIONS,
+            [name for name in CONDITIONS if getattr(settings.imperfections, name).enabled],
+        )
         self._specimen = specimen if specimen is not None else EmptyFilm()
         self._between_apertures = OpaqueTape()
-        stage_seed, lens_seed, height_seed, camera_seed = np.random.SeedSequence(
+        stage_seed, lens_seed, height_seed, camera_seed, imperfect_seed = np.random.SeedSequence(
             settings.seed
-        ).spawn(4)
+        ).spawn(5)
         self.column = VirtualColumn(settings.column, self.clock, self.faults)
-        self.distortion = Distortion.make(
+        distortion = Distortion.make(
             settings.optics, settings.camera.sensor, np.random.default_rng(lens_seed)
         )
+        self._imperfections = Imperfections(settings, distortion, imperfect_seed)
+        self._history = History()
         self._height = height_map(settings.optics, np.random.default_rng(height_seed))
-        self._renderer = FrameRenderer(settings.camera, self.distortion, camera_seed)
+        self._renderer = FrameRenderer(settings.camera, settings.imperfections, camera_seed)
         self._truth = TruthStore()
         self.stage = VirtualStage(
             settings.stage,
@@ -115,6 +131,7 @@ class VirtualMicroscope:
             self.faults,
             self._renderer,
             scene=self._scene,
+            struck=self._struck,
             see=self._see,
         )
 
@@ -125,6 +142,11 @@ class VirtualMicroscope:
             close()
 
     # -- truth ----------------------------------------------------------------------------------
+
+    @property
+    def distortion(self) -> Distortion:
+        """That of the frames that are taken now."""
+        return self._imperfections.distortion(frozenset(self.conditions.active()))
 
     def truth(self, frame: int) -> FrameTruth:
         """Give what was really behind a frame: for tests and figures of accuracy only.
@@ -140,6 +162,23 @@ class VirtualMicroscope:
             If there is no such frame, or it is no longer kept.
         """
         return self._truth.get(frame)
+
+    def map_at(self, x: float, y: float, number: int = 1) -> FrameMap:
+        """Give the map that a frame would have, without taking it.
+
+        Parameters
+        ----------
+        x, y : float
+            Place of the specimen at its middle, in µm.
+        number : int
+            Of the frame.
+        """
+        state = self.column.state()
+        geometry = self.column.true_geometry(state)
+        defocus = self._optics(state, x, y, 0.0).defocus
+        conditions = frozenset(self.conditions.active())
+        warp = self._imperfections.warp(conditions, number, x, y, defocus)
+        return FrameMap(x, y, geometry, warp, 0.0, self.distortion, 1, self.settings.camera.sensor)
 
     @property
     def truth_log(self) -> Path | None:
@@ -180,11 +219,18 @@ class VirtualMicroscope:
             self._seen(),
             self.stage.aperture,
             self.stage.tape_offset,
+            frozenset(self.conditions.active()),
         )
+
+    def _struck(self, scene: Scene) -> Scene:
+        """Let an exposure that is over use up what is on for so many of them."""
+        for name in scene.conditions:
+            self.conditions.strikes(name)
+        return replace(scene, dropped=self.faults.strikes("beam_drop"))
 
     def _see(self, exposure: Exposure, scene: Scene) -> tuple[View, Note]:
         """Work out what the camera sees in an exposure; the truth is noted when it is read."""
-        state = scene.column
+        state, number, conditions = scene.column, exposure.number, scene.conditions
         steps = min(max(ceil(exposure.duration / PATH_STEP), 16), MOST_PATH_STEPS)
         share = (np.arange(steps) + 0.5) / steps
         path = self.stage.true_path(exposure.start + share * exposure.duration, scene.tape_offset)
@@ -195,25 +241,53 @@ class VirtualMicroscope:
         shift = self.column.true_image_shift(state) + (
             np.array([state.beam_tilt_x, state.beam_tilt_y]) * optics.defocus / NM_PER_UM
         )
-        motion = np.array([path["x"] - mean["x"], path["y"] - mean["y"]]) * NM_PER_UM
+        place = np.array([mean["x"], mean["y"]]) + shift
+        beam = None if scene.dropped else self._beam(state, exposure, shift)
+        doses = self._irradiate(exposure, scene, place, beam)
+        before = float(doses.at(*place))
+
+        motion = np.array([path[axis] - mean[axis] for axis in ("x", "y")]) * NM_PER_UM
+        motion += self._imperfections.motion(conditions, number, before, share * _dose(beam))
+        place += motion.mean(axis=1) / NM_PER_UM
+        motion -= motion.mean(axis=1, keepdims=True)
         if np.abs(motion).max() < NEGLIGIBLE_MOTION * geometry.pixel_size:
             motion = np.zeros((2, 1))
+        x, y = map(float, place)
         view = View(
-            number=exposure.number,
+            number=number,
             specimen=scene.specimen,
-            x=mean["x"] + shift[0],
-            y=mean["y"] + shift[1],
+            x=x,
+            y=y,
             tilt=mean["tilt"],
             geometry=geometry,
             optics=optics,
             path=motion,
-            beam=None if scene.dropped else self._beam(state, exposure, shift),
+            beam=None if state.screen == "Down" else beam,
             exposure=exposure.duration,
+            distortion=self._imperfections.distortion(conditions),
+            warp=self._imperfections.warp(conditions, number, x, y, optics.defocus),
+            conditions=conditions,
             binning=exposure.binning,
             bits=exposure.bits,
         )
-        truth = self._truth_of(view, exposure, scene, mean, shift)
+        shade = self._imperfections.shade(conditions, number, partial(self._at_nodes, view, doses))
+        view = replace(view, shade=shade)
+        truth = self._truth_of(view, exposure, scene, mean, shift=shift, dose_before=before)
         return view, lambda timestamp: self._truth.add(replace(truth, timestamp=timestamp))
+
+    def _irradiate(
+        self, exposure: Exposure, scene: Scene, place: NDArray[np.float64], beam: Beam | None
+    ) -> DoseMap:
+        """Let the beam fall on the specimen; give what had fallen there before."""
+        doses = self._history.before(exposure.number, scene.aperture)
+        on_tape = scene.specimen is self._between_apertures
+        self._history.note(exposure.number, scene.aperture, *place, None if on_tape else beam)
+        return doses
+
+    def _at_nodes(self, view: View, doses: DoseMap) -> NDArray[np.float64]:
+        """Look up the doses where the nodes of the light lie on the specimen."""
+        places = np.array([view.x, view.y]) + self._imperfections.nodes @ view.to_stage.T
+        return doses.at(places[..., 0], places[..., 1])
 
     def _seen(self) -> Texture:
         """Give what is under the beam: between apertures, the tape itself."""
@@ -239,8 +313,9 @@ class VirtualMicroscope:
         )
 
     def _beam(self, state: ColumnState, exposure: Exposure, shift: np.ndarray) -> Beam | None:
+        """Give what falls on the specimen; with the screen down, the camera sees nothing of it."""
         current = self.column.current(state)
-        if current == 0 or state.screen == "Down":
+        if current == 0:
             return None
         s = self.settings.column
         place, diameter = self.column.true_beam(state)
@@ -268,7 +343,9 @@ class VirtualMicroscope:
         exposure: Exposure,
         scene: Scene,
         mean: dict[str, float],
+        *,
         shift: np.ndarray,
+        dose_before: float,
     ) -> FrameTruth:
         """Say what is behind a frame; its timestamp is not known yet."""
         binning = view.binning
@@ -303,10 +380,24 @@ class VirtualMicroscope:
             vibration_y=mean["vibration_y"],
             image_shift_x=float(shift[0]),
             image_shift_y=float(shift[1]),
-            dose=0.0 if view.beam is None else view.beam.electrons / 1e8,
-            distortion=self.distortion,
+            dose=_dose(view.beam),
+            dose_before=dose_before,
+            distortion=view.distortion,
+            warp=view.warp,
+            light=self._renderer.light(view),
+            dark_corners=(
+                self.settings.imperfections.dark_corners
+                if "dark_corners" in view.conditions
+                else None
+            ),
+            conditions=tuple(sorted(view.conditions)),
             faults=("beam_drop",) if scene.dropped else (),
         )
+
+
+def _dose(beam: Beam | None) -> float:
+    """Give the electrons that fall on an Å² in the middle of a beam, in an exposure."""
+    return 0.0 if beam is None else beam.electrons / ANGSTROM2_PER_UM2
 
 
 def _is_tape(specimen: object) -> TypeGuard[Tape]:

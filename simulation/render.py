@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from math import ceil, pi
+from math import ceil
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 
 from processing.geometry import FrameGeometry
 from simulation import blur
-from simulation.optics import Distortion, Optics
-from simulation.resample import BLOCK, digitise, expose, illuminate
-from simulation.settings import CameraSettings
+from simulation.beam import Beam
+from simulation.distortion import Distortion
+from simulation.optics import Optics
+from simulation.resample import BLOCK, Light, Places, digitise, expose, illuminate
+from simulation.seeds import frame_rng
+from simulation.sensor import fringes, opening
+from simulation.settings import CameraSettings, ImperfectionSettings
 from simulation.specimen.base import COARSEST_LEVEL, level_for
 
 NM_PER_UM = 1000.0
 BANK_SIZE = 2**20
+SHADE_PITCH = 32
+"""Distance of the nodes between which what is smooth over the sensor is linear, in px."""
+FIXED_TO_SENSOR = frozenset({"fringes", "dark_corners"})
 
 
 class NativeRegion(Protocol):
@@ -55,30 +63,6 @@ class Texture(Protocol):
 
 
 @dataclass(frozen=True)
-class Beam:
-    """The light of a frame.
-
-    Attributes
-    ----------
-    to_edge : ndarray of float64, shape (2, 2)
-        Takes a stage vector from the middle of the beam, in µm, to units of its edge.
-    middle : (float, float)
-        Stage vector from the middle of the frame to the middle of the beam, in µm.
-    edge, falloff : float
-        Softness of the edge and how much the rim is darker, as fractions of the radius and of the
-        middle.
-    electrons : float
-        Electrons that fall on a µm² in the middle of the beam, in the exposure.
-    """
-
-    to_edge: NDArray[np.float64]
-    middle: tuple[float, float]
-    edge: float
-    falloff: float
-    electrons: float
-
-
-@dataclass(frozen=True)
 class View:
     """All that one frame depends on.
 
@@ -100,6 +84,15 @@ class View:
         None if no beam falls on the camera.
     exposure : float
         In s.
+    distortion : Distortion
+    warp : ndarray of float64, shape (2, 2)
+        Affine map of the frame's own, from where the geometry says that a pixel looks to where it
+        does: of stage vectors from the middle of the frame.
+    shade : ndarray of float32, shape (n, m), or None
+        What is smooth over the sensor and changes the light: a factor at nodes that are
+        `SHADE_PITCH` apart, from pixel (0, 0) to beyond the last; None is 1.
+    conditions : frozenset of str
+        Of `simulation.faults.CONDITIONS`: those that are there.
     binning : int
     bits : int
         8 or 16.
@@ -115,6 +108,10 @@ class View:
     path: NDArray[np.float64]
     beam: Beam | None
     exposure: float
+    distortion: Distortion
+    warp: NDArray[np.float64]
+    shade: NDArray[np.float32] | None = None
+    conditions: frozenset[str] = frozenset()
     binning: int = 1
     bits: int = 16
 
@@ -122,7 +119,8 @@ class View:
     def to_stage(self) -> NDArray[np.float64]:
         """The (2, 2) matrix from sensor px (row, column) to the specimen (x, y) in µm."""
         # A tilted specimen is foreshortened along y: a pixel covers more of it.
-        return np.diag([1.0, 1 / np.cos(np.radians(self.tilt))]) @ self.geometry.matrix
+        foreshortening = np.diag([1.0, 1 / np.cos(np.radians(self.tilt))])
+        return foreshortening @ self.warp @ self.geometry.matrix
 
 
 class FrameRenderer:
@@ -131,16 +129,20 @@ class FrameRenderer:
     Parameters
     ----------
     settings : CameraSettings
-    distortion : Distortion
+    imperfections : ImperfectionSettings
+        Fringes and dark corners of it, where a view has them.
     seed : numpy.random.SeedSequence
         Of the sensor's pattern and of the noise.
     """
 
     def __init__(
-        self, settings: CameraSettings, distortion: Distortion, seed: np.random.SeedSequence
+        self,
+        settings: CameraSettings,
+        imperfections: ImperfectionSettings,
+        seed: np.random.SeedSequence,
     ) -> None:
         self.settings = settings
-        self.distortion = distortion
+        self._imperfections = imperfections
         height, width = settings.sensor
         pattern_seed, bank_seed, self._noise_seed = seed.spawn(3)
         rng = np.random.default_rng(pattern_seed)
@@ -152,6 +154,7 @@ class FrameRenderer:
         self.gain[self.dead] = 0
         bank_rng = np.random.default_rng(bank_seed)
         self._bank = bank_rng.standard_normal(BANK_SIZE + width, np.float32)
+        self._responses = {frozenset[str](): self.gain}
         self._buffers = threading.local()
 
     def _some_pixels(
@@ -199,10 +202,29 @@ class FrameRenderer:
         if view.beam is None:
             return np.zeros(shape, np.float32)
         signal = self._buffer("signal", shape)
-        texture, row_places, column_places = self._texture(view, self._peak(view, view.beam))
-        bright = self._illumination(view, view.beam)
-        expose(texture, row_places, column_places, bright, view.binning, signal)
+        texture, places = self._texture(view, self._peak(view, view.beam))
+        light = Light(self._illumination(view, view.beam), *self._shade(view))
+        expose(texture, places, light, view.binning, signal)
         return signal
+
+    def light(self, view: View, places: int = 9) -> NDArray[np.float64]:
+        """Give the light over the frame without a specimen, as a share of the beam's peak.
+
+        Returns
+        -------
+        ndarray of float64, shape (places, places)
+            At places evenly spaced from the first to the last pixel of the sensor.
+        """
+        if view.beam is None:
+            return np.zeros((places, places))
+        rows, columns = (np.linspace(0, side - 1, places) for side in self.settings.sensor)
+        pixels = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        vectors = view.geometry.stage_vector(pixels - FrameGeometry.middle(self.settings.sensor))
+        light = view.beam.share(vectors)
+        if view.shade is not None:
+            at = np.meshgrid(rows / SHADE_PITCH, columns / SHADE_PITCH, indexing="ij")
+            light *= map_coordinates(view.shade.astype(float), at, order=1)
+        return light
 
     def field_of_view(self, to_stage: NDArray[np.float64]) -> tuple[float, float]:
         """Give width and height in µm of the box on the specimen that a frame shows."""
@@ -220,17 +242,17 @@ class FrameRenderer:
             setattr(self._buffers, name, buffer)
         return buffer[: shape[0] * shape[1]].reshape(shape)
 
-    def _texture(
-        self, view: View, peak: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    def _texture(self, view: View, peak: float) -> tuple[NDArray[np.float32], Places]:
         """Fetch and blur the texture, in counts, and find where the sensor's pixels lie in it."""
         level = level_for(view.geometry.pixel_size)
         radius = self._radius(view, level)
         while radius > blur.LARGEST_RADIUS and level < COARSEST_LEVEL:
             level *= 2
             radius = self._radius(view, level)
-        places = self._places(view.to_stage)
+        places = self._places(view)
+        fine, pitch = self._fine(view)
         low, high = self._bounds(places)
+        low, high = low - np.abs(fine).max(), high + np.abs(fine).max()
         margin = (radius + 4) * level / NM_PER_UM
         middle, size = (low + high) / 2, high - low + 2 * margin
         region = view.specimen.native_region(
@@ -251,31 +273,53 @@ class FrameRenderer:
         column_places[:, 0] += (view.x - region.x) * scale
         row_places = -places[1] * scale
         row_places[:, 0] += (region.y - view.y) * scale
-        return texture, row_places, column_places
+        in_texture = np.stack([-fine[1], fine[0]]) * scale
+        return texture, Places(row_places, column_places, in_texture, pitch)
 
     def _radius(self, view: View, level: int) -> int:
         pixel_size = view.geometry.pixel_size
         return blur.radius_of(view.optics, view.path, pixel_size, level)
 
-    def _places(self, to_stage: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Write where each sensor row lies on the specimen as cubics of the column.
+    def _places(self, view: View) -> NDArray[np.float64]:
+        """Write where each sensor row lies on the specimen as polynomials of the column.
 
         Returns
         -------
-        ndarray of float64, shape (2, height, 4)
+        ndarray of float64, shape (2, height, n)
             For x and y, relative to the middle of the frame, in µm; coefficients of the powers of
             the column minus the middle column.
         """
         height, _ = self.settings.sensor
         row = np.arange(height) - (height - 1) / 2
-        radius = self.distortion.radius
+        radius, coefficients = view.distortion.radius, view.distortion.coefficients
+        exponents = np.arange(coefficients.shape[1])
         # coefficients[a, i, j] v^i u^j, summed over i for each row, then u in px
-        powers = (row / radius)[:, None] ** np.arange(4)
-        pixels = np.einsum("ri,aij->arj", powers, self.distortion.coefficients)
-        pixels /= radius ** np.arange(4)
+        powers = (row / radius)[:, None] ** exponents
+        pixels = np.einsum("ri,aij->arj", powers, coefficients)
+        pixels /= radius**exponents
         pixels[0, :, 0] += row
         pixels[1, :, 1] += 1
-        return np.einsum("sa,arj->srj", to_stage, pixels)
+        return np.einsum("sa,arj->srj", view.to_stage, pixels)
+
+    def _fine(self, view: View) -> tuple[NDArray[np.float64], int]:
+        """Give what the fine part of the distortion adds to the places on the specimen.
+
+        Returns
+        -------
+        ndarray of float64, shape (2, m, n_blocks + 1)
+            For x and y, in µm, at rows that are a pitch apart and at the first column of each
+            block.
+        int
+            The pitch, in px.
+        """
+        height, width = self.settings.sensor
+        columns = np.arange(ceil(width / BLOCK) + 1) * float(BLOCK)
+        fine = view.distortion.fine
+        if fine is None:
+            return np.zeros((2, 2, columns.size)), height
+        rows = np.arange(ceil(height / fine.pitch) + 1) * float(fine.pitch)
+        shifts = fine.shift(*np.meshgrid(rows, columns, indexing="ij"))
+        return np.einsum("sa,rca->src", view.to_stage, shifts), fine.pitch
 
     def _bounds(
         self, places: NDArray[np.float64]
@@ -284,7 +328,8 @@ class FrameRenderer:
         width = self.settings.sensor[1]
         wide = ceil(width / BLOCK) * BLOCK
         column = np.linspace(-(width - 1) / 2, wide - (width + 1) / 2, 33)
-        shown = places @ column[None, :] ** np.arange(4)[:, None]
+        rows = np.unique(np.linspace(0, places.shape[1] - 1, 65).astype(int))
+        shown = places[:, rows] @ column[None, :] ** np.arange(places.shape[2])[:, None]
         return shown.min(axis=(1, 2)), shown.max(axis=(1, 2))
 
     # -- light ----------------------------------------------------------------------------------
@@ -300,12 +345,35 @@ class FrameRenderer:
         middle = FrameGeometry.middle(self.settings.sensor)
         start = -to_beam @ middle - beam.to_edge @ beam.middle
         to_beam = np.column_stack([to_beam, start])
-        key = to_beam.tobytes() + np.array([beam.edge, beam.falloff]).tobytes()
+        fixed = view.conditions & FIXED_TO_SENSOR
+        key = (to_beam.tobytes(), beam.edge, beam.falloff, fixed)
         bright = self._buffer("bright", self.settings.sensor)
         if getattr(self._buffers, "lit", None) != key:
-            illuminate(self.gain, to_beam, beam.edge, beam.falloff, bright)
+            illuminate(self._response(fixed), to_beam, beam.edge, beam.falloff, bright)
             self._buffers.lit = key
         return bright
+
+    def _response(self, fixed: frozenset[str]) -> NDArray[np.float32]:
+        """Give what each sensor pixel makes of the light, with some things fixed to the sensor."""
+        if fixed not in self._responses:
+            response = self.gain
+            if "fringes" in fixed:
+                response = response * fringes(self._imperfections.fringes, self.settings.sensor)
+            if "dark_corners" in fixed:
+                dark = self._imperfections.dark_corners
+                response = response * opening(dark, self.settings.sensor)
+            self._responses[fixed] = response
+        return self._responses[fixed]
+
+    def _shade(self, view: View) -> tuple[NDArray[np.float32], int]:
+        """Give the nodes of what is smooth over the sensor, at the first column of each block."""
+        height, width = self.settings.sensor
+        columns = np.arange(ceil(width / BLOCK) + 1) * (BLOCK / SHADE_PITCH)
+        if view.shade is None:
+            return np.ones((2, columns.size), np.float32), height
+        nodes = np.arange(view.shade.shape[1])
+        between = [np.interp(columns, nodes, row) for row in view.shade]
+        return np.array(between, np.float32), SHADE_PITCH
 
     # -- electronics ----------------------------------------------------------------------------
 
@@ -325,30 +393,4 @@ class FrameRenderer:
 
     def _starts(self, view: View, rows: int) -> NDArray[np.int64]:
         """Choose where in the bank of noise each row of a frame begins."""
-        entropy = [*np.atleast_1d(self._noise_seed.entropy), *self._noise_seed.spawn_key]
-        rng = np.random.default_rng([*entropy, view.number])
-        return rng.integers(0, BANK_SIZE, rows)
-
-
-def beam_peak(current: float, exposure: float, area: float, edge: float, falloff: float) -> float:
-    """Give the electrons on a µm² in the middle of a beam.
-
-    Parameters
-    ----------
-    current : float
-        In nA.
-    exposure : float
-        In s.
-    area : float
-        Of a disk with the beam's edge, in µm².
-    edge, falloff : float
-        See `Beam`.
-
-    Returns
-    -------
-    float
-    """
-    electrons = current * 1e-9 * exposure / 1.602176634e-19
-    # The integral of (1 − fρ²) / (1 + exp((ρ − 1)/e)) over the plane, to the second order in e.
-    share = 1 + (pi * edge) ** 2 / 3 - falloff / 2 * (1 + 2 * (pi * edge) ** 2)
-    return electrons / (area * share)
+        return frame_rng(self._noise_seed, view.number).integers(0, BANK_SIZE, rows)

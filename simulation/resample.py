@@ -8,21 +8,53 @@ Compiled, and free of the interpreter's lock, so that a frame costs tens of ms o
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 BLOCK = 16
 """Columns that are sampled together; the texture must reach this far over the last column."""
+STRAIGHT = 1e-4
+"""Sagitta in px under which the pixels of a block are taken to lie on a straight line."""
 PROFILE_END = 4.0  # radii of the beam, beyond which it is as dark as there
 PROFILE_STEPS = 2**15
+
+FAST = {"nnan", "ninf", "nsz"}
+"""What a loop may take for granted. It may not change the order of sums: how it would depends on
+whether it was just compiled or comes from the cache, and frames are to be the same bit for bit."""
 
 _F = np.float32
 _I = np.uint64
 _1, _2, _3, _4 = _I(1), _I(2), _I(3), _I(4)
 
 
-@njit(nogil=True, fastmath=True, cache=True, inline="always")
+class Places(NamedTuple):
+    """Where the sensor's pixels lie in a texture."""
+
+    rows: NDArray[np.float64]
+    """Shape (H, n): for each sensor row, a polynomial of its column minus the middle one."""
+    columns: NDArray[np.float64]
+    """The same for the texture's column."""
+    fine: NDArray[np.float64]
+    """Shape (2, m, W / BLOCK + 1): what is added to (row, column), linear between its nodes."""
+    pitch: int
+    """Sensor rows from one row of nodes to the next; their columns are `BLOCK` apart."""
+
+
+class Light(NamedTuple):
+    """What the sensor's pixels see of the beam, as a share of its peak: the product of both."""
+
+    bright: NDArray[np.float32]
+    """Shape (H, W): what is the same in many frames."""
+    shade: NDArray[np.float32]
+    """Shape (m, W / BLOCK + 1): what is smooth over the sensor, linear between its nodes."""
+    pitch: int
+    """Sensor rows from one row of nodes to the next; their columns are `BLOCK` apart."""
+
+
+@njit(nogil=True, fastmath=FAST, cache=True, inline="always")
 def _bspline(distance):
     """Cubic B-spline of a distance in px (Unser, IEEE Signal Proc. Mag. 16, 1999)."""
     a = abs(distance)
@@ -31,14 +63,33 @@ def _bspline(distance):
     return outer * outer * outer * _F(1 / 6) - inner * inner * inner * _F(4 / 6)
 
 
-@njit(nogil=True, fastmath=True, cache=True, inline="always")
+@njit(nogil=True, fastmath=FAST, cache=True, inline="always")
 def _place(c, d):
-    """Cubic polynomial of the column."""
-    return c[0] + d * (c[1] + d * (c[2] + d * c[3]))
+    """Polynomial of the column."""
+    value = c[-1]
+    for i in range(c.size - 2, -1, -1):
+        value = c[i] + d * value
+    return value
 
 
-@njit(nogil=True, fastmath=True, cache=True)
-def sample_row(texture, width, row_place, column_place, middle, line, scratch):  # noqa: PLR0917
+@njit(nogil=True, fastmath=FAST, cache=True, inline="always")
+def _bend(first, middle, last):
+    """Find b in ``place(k) = first + step · k + b · k · (k − last)``, from ends and middle."""
+    sagitta = middle - 0.5 * (first + last)
+    return -4.0 / (BLOCK - 1) ** 2 * sagitta if abs(sagitta) > STRAIGHT else 0.0
+
+
+@njit(nogil=True, fastmath=FAST, cache=True)
+def _row_of(nodes, pitch, r, line):
+    """Interpolate between two rows of nodes."""
+    i = r // pitch
+    part = (r - i * pitch) / pitch
+    for k in range(line.size):
+        line[k] = nodes[i, k] + part * (nodes[i + 1, k] - nodes[i, k])
+
+
+@njit(nogil=True, fastmath=FAST, cache=True)
+def sample_row(texture, width, row_place, column_place, fine, middle, line, scratch):  # noqa: PLR0917
     """Sample one row of the sensor from the texture by cubic B-splines.
 
     Parameters
@@ -47,8 +98,10 @@ def sample_row(texture, width, row_place, column_place, middle, line, scratch): 
         Flat; B-spline coefficients, not samples.
     width : int
         Of the texture.
-    row_place, column_place : ndarray of float64, shape (4,)
+    row_place, column_place : ndarray of float64, shape (n,)
         Polynomials that give the texture's row and column from a sensor column minus `middle`.
+    fine : ndarray of float64, shape (2, n_blocks + 1)
+        What is added to row and column at the first sensor column of each block.
     middle : float
         Middle column of the sensor.
     line : ndarray of float32
@@ -56,36 +109,45 @@ def sample_row(texture, width, row_place, column_place, middle, line, scratch): 
     scratch : ndarray of float32, shape (7, BLOCK)
     """
     last = BLOCK - 1
+    half = 0.5 * last
     for first in range(0, line.size, BLOCK):
-        da = first - middle
-        db = da + last
-        xa = _place(column_place, da) - 1.0
-        xb = _place(column_place, db) - 1.0
-        ya = _place(row_place, da) - 1.0
-        yb = _place(row_place, db) - 1.0
-        # Within a block the map is linear, to far better than a thousandth of a pixel.
-        step_x = (xb - xa) / last
-        step_y = (yb - ya) / last
-        left = int(min(xa, xb - last))
-        top = int(min(ya, yb))
+        d = first - middle
+        b = first // BLOCK
+        y0, x0 = fine[0, b] - 1.0, fine[1, b] - 1.0
+        climb_y = (fine[0, b + 1] - fine[0, b]) / BLOCK
+        climb_x = (fine[1, b + 1] - fine[1, b]) / BLOCK
+        xa = _place(column_place, d) + x0
+        xm = _place(column_place, d + half) + (x0 + half * climb_x)
+        xb = _place(column_place, d + last) + (x0 + last * climb_x)
+        ya = _place(row_place, d) + y0
+        ym = _place(row_place, d + half) + (y0 + half * climb_y)
+        yb = _place(row_place, d + last) + (y0 + last * climb_y)
+        # A parabola through three places is within a thousandth of a pixel of any lens.
+        x_map = (xb - xa) / last, _bend(xa, xm, xb)
+        y_map = (yb - ya) / last, _bend(ya, ym, yb)
+        left = int(min(xa, xm - half, xb - last))
+        top = int(min(ya, ym, yb))
         block = line[first : first + BLOCK]
-        if max(xa, xb - last) < left + 2 and step_x > 0:
-            x, y = xa - left, ya - top
+        if max(xa, xm - half, xb - last) < left + 2 and x_map[0] > 0:
+            n_rows = int(max(ya, ym, yb)) - top + 4
             corner = _I(top * width + left)
-            n_rows = int(max(ya, yb)) - top + 4
-            _along(texture, _I(width), corner, n_rows, x, step_x - 1, y, step_y, block, scratch)
+            x_map = (xa - left, x_map[0] - 1, x_map[1])
+            _along(texture, _I(width), corner, n_rows, x_map, (ya - top, *y_map), block, scratch)
         else:
-            _across(texture, _I(width), xa, step_x, ya, step_y, block)
+            _across(texture, _I(width), (xa, *x_map), (ya, *y_map), block)
 
 
-@njit(nogil=True, fastmath=True, cache=True)
-def _along(texture, width, corner, n_rows, x, step_x, y, step_y, block, scratch):  # noqa: PLR0917
+@njit(nogil=True, fastmath=FAST, cache=True)
+def _along(texture, width, corner, n_rows, x_map, y_map, block, scratch):  # noqa: PLR0917
     """Sample a block that runs nearly along the texture's rows: whole vectors are read."""
+    x, step_x, bend_x = _F(x_map[0]), _F(x_map[1]), _F(x_map[2])
+    y, step_y, bend_y = _F(y_map[0]), _F(y_map[1]), _F(y_map[2])
     for k in range(BLOCK):
-        along = _F(x) + _F(step_x) * _F(k)
+        bent = _F(k * (k - BLOCK + 1))
+        along = x + step_x * _F(k) + bend_x * bent
         for j in range(5):
             scratch[j, k] = _bspline(along - _F(j - 1))
-        scratch[5, k] = _F(y) + _F(step_y) * _F(k)
+        scratch[5, k] = y + step_y * _F(k) + bend_y * bent
         scratch[6, k] = _F(0)
     for i in range(n_rows):
         below = _F(i - 1)
@@ -103,12 +165,15 @@ def _along(texture, width, corner, n_rows, x, step_x, y, step_y, block, scratch)
         block[k] = scratch[6, k]
 
 
-@njit(nogil=True, fastmath=True, cache=True)
-def _across(texture, width, x, step_x, y, step_y, block):  # noqa: PLR0917
+@njit(nogil=True, fastmath=FAST, cache=True)
+def _across(texture, width, x_map, y_map, block):
     """Sample a block in any direction and at any scale: pixel by pixel."""
+    x, step_x, bend_x = x_map
+    y, step_y, bend_y = y_map
     for k in range(BLOCK):
-        px = x + step_x * k
-        py = y + step_y * k
+        bent = k * (k - BLOCK + 1)
+        px = x + step_x * k + bend_x * bent
+        py = y + step_y * k + bend_y * bent
         left = int(px)
         top = int(py)
         u = _F(px - left)
@@ -130,31 +195,36 @@ def _across(texture, width, x, step_x, y, step_y, block):  # noqa: PLR0917
         )
 
 
-@njit(nogil=True, fastmath=True, cache=True)
-def expose(texture, row_places, column_places, bright, binning, signal):  # noqa: PLR0917
+@njit(nogil=True, fastmath=FAST, cache=True)
+def expose(texture, places, light, binning, signal):
     """Sum what the sensor's pixels see into the pixels of a frame.
 
     Parameters
     ----------
     texture : ndarray of float32, shape (height, width)
         B-spline coefficients of the image, blurred by optics and camera, in counts.
-    row_places, column_places : ndarray of float64, shape (H, 4)
-        For each sensor row, where its pixels lie in the texture; see `sample_row`.
-    bright : ndarray of float32, shape (H, W)
-        What each sensor pixel sees of the beam, as a share of its peak.
+    places : Places
+    light : Light
     binning : int
     signal : ndarray of float32, shape (H // binning, W // binning)
         Result: expected counts.
     """
     flat = texture.ravel()
     width = texture.shape[1]
-    sensor_width = bright.shape[1]
+    sensor_width = light.bright.shape[1]
     middle = (sensor_width - 1) / 2
-    line = np.empty((sensor_width + BLOCK - 1) // BLOCK * BLOCK, np.float32)
+    n_blocks = (sensor_width + BLOCK - 1) // BLOCK
+    line = np.empty(n_blocks * BLOCK, np.float32)
+    fine = np.empty((2, n_blocks + 1))
+    shade = np.empty(n_blocks + 1, np.float32)
     scratch = np.empty((7, BLOCK), np.float32)
     for r in range(signal.shape[0] * binning):
-        sample_row(flat, width, row_places[r], column_places[r], middle, line, scratch)
-        lit = bright[r]
+        for a in range(2):
+            _row_of(places.fine[a], places.pitch, r, fine[a])
+        sample_row(flat, width, places.rows[r], places.columns[r], fine, middle, line, scratch)
+        _row_of(light.shade, light.pitch, r, shade)
+        _shade(line, shade)
+        lit = light.bright[r]
         out = signal[r // binning]
         if r % binning == 0:
             out[:] = 0
@@ -166,7 +236,17 @@ def expose(texture, row_places, column_places, bright, binning, signal):  # noqa
                 out[c // binning] += max(lit[c] * line[c], _F(0))
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
+def _shade(line, shade):
+    """Multiply a row by a factor that is given at the first column of each block."""
+    for b in range(shade.size - 1):
+        climb = (shade[b + 1] - shade[b]) / _F(BLOCK)
+        block = line[b * BLOCK : (b + 1) * BLOCK]
+        for k in range(BLOCK):
+            block[k] *= shade[b] + climb * _F(k)
+
+
+@njit(nogil=True, fastmath=FAST, cache=True)
 def blur_by_pairs(texture, down, along, blurred):
     """Filter a texture by a sum of products of one-dimensional kernels, line by line.
 
@@ -205,7 +285,7 @@ def blur_by_pairs(texture, down, along, blurred):
                         middle[c] += weight * part[c]
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def digitise(signal, offset, dark, gain, read_noise, bank, starts, divisor, top, frame):  # noqa: PLR0917
     """Add dark level and noise to expected counts and read them as whole numbers.
 
@@ -252,7 +332,7 @@ def digitise(signal, offset, dark, gain, read_noise, bank, starts, divisor, top,
             out[c] = np.int32(min(max(counts * scale + half, _F(0)), limit))
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=FAST, cache=True)
 def illuminate(gain, to_beam, edge, falloff, bright):
     """Work out what each sensor pixel sees of the beam: its profile times the sensitivity.
 
@@ -308,10 +388,11 @@ def warm_up() -> None:
     gain = np.ones((BLOCK, BLOCK), np.float32)
     bright, signal = np.empty_like(gain), np.empty_like(gain)
     illuminate(gain, np.zeros((2, 3)), 0.1, 0.1, bright)
-    places = np.zeros((2, BLOCK, 4))
-    places[:, :, 0] = 32.0
-    places[1, :, 1] = 1.0
-    expose(blurred, places[0], places[1], bright, 1, signal)
+    middle, along = np.zeros((2, BLOCK, 4))
+    middle[:, 0] = along[:, 0] = 32.0
+    along[:, 1] = 1.0
+    places = Places(middle, along, np.zeros((2, 2, 2)), BLOCK)
+    expose(blurred, places, Light(bright, np.ones((2, 2), np.float32), BLOCK), 1, signal)
     offset, starts = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.int64)
     for kind in (np.uint8, np.uint16):
         frame = np.empty(signal.shape, kind)

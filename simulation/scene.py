@@ -48,6 +48,8 @@ class Scene:
     aperture : int
     tape_offset : ndarray of float64, shape (2,)
         In µm; of the last command to the tape.
+    conditions : frozenset of str
+        What is imperfect, of `simulation.faults.CONDITIONS`.
     dropped : bool
         Whether the beam was lost (a fault).
     """
@@ -57,4 +59,5 @@ class Scene:
     specimen: Texture
     aperture: int
     tape_offset: NDArray[np.float64] = field(compare=False)
+    conditions: frozenset[str] = frozenset()
     dropped: bool = False

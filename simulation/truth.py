@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from processing.geometry import FrameGeometry
+from simulation.distortion import Distortion, FineField
 from simulation.errors import SimulationError
-from simulation.optics import Distortion
-
-INVERSION_STEPS = 40
-"""Steps of the fixed point for the inverse distortion; each gains at least a factor of two."""
+from simulation.frame_map import FrameMap
+from simulation.sensor import opening
+from simulation.settings import DarkCornerSettings
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,20 @@ class FrameTruth:
         What of x and y is drift, vibration, and image shift with beam tilt; in µm.
     dose : float
         Electrons per Å² on the specimen at the middle of the beam.
+    dose_before : float
+        What the middle of the frame had had before, in electrons per Å².
     distortion : Distortion
         In sensor px (binning 1).
+    warp : ndarray of float64, shape (2, 2)
+        Affine map of the frame's own: of stage vectors from the middle of the frame, from where
+        pixel size and angle put a pixel to where it looks.
+    light : ndarray of float64, shape (9, 9)
+        What of the light in the middle of the beam would fall on the frame without a specimen, at
+        places evenly spaced from its first to its last pixel: beam, uneven light and contamination.
+    dark_corners : DarkCornerSettings or None
+        The aperture that hides the corners.
+    conditions : tuple of str
+        The imperfections that the frame has.
     faults : tuple of str
         Those that struck the frame.
     """
@@ -102,64 +116,78 @@ class FrameTruth:
     image_shift_x: float
     image_shift_y: float
     dose: float
+    dose_before: float
     distortion: Distortion
+    warp: NDArray[np.float64]
+    light: NDArray[np.float64]
+    dark_corners: DarkCornerSettings | None = None
+    conditions: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
     @property
     def geometry(self) -> FrameGeometry:
-        """The true geometry of the frame."""
+        """The true geometry of the column: pixel size, angle and flips of a pixel of the frame."""
         return FrameGeometry(self.pixel_size, self.angle, self.flip_columns, self.flip_rows)
 
+    @property
+    def map(self) -> FrameMap:
+        """The exact way from the frame's pixels to the specimen, and back."""
+        return FrameMap(
+            self.x,
+            self.y,
+            self.geometry,
+            self.warp,
+            self.tilt,
+            self.distortion,
+            self.binning,
+            self.shape,
+        )
+
     def pixel_to_stage(self, pixels: ArrayLike) -> NDArray[np.float64]:
-        """Find the place of the specimen that pixels of the frame show, distortion included.
-
-        Parameters
-        ----------
-        pixels : array_like, shape (..., 2)
-            (row, column) in px of the frame.
-
-        Returns
-        -------
-        ndarray of float64, shape (..., 2)
-            (x, y) in µm.
-        """
-        pixels = np.asarray(pixels, dtype=float)
-        sensor = pixels * self.binning + (self.binning - 1) / 2
-        moved = pixels + self.distortion.shift(sensor[..., 0], sensor[..., 1]) / self.binning
-        vectors = self.geometry.stage_vector(moved - self.geometry.middle(self.shape))
-        vectors[..., 1] /= np.cos(np.radians(self.tilt))
-        return vectors + np.array([self.x, self.y])
+        """Find the places that pixels show; see `FrameMap.pixel_to_stage`."""
+        return self.map.pixel_to_stage(pixels)
 
     def stage_to_pixel(self, places: ArrayLike) -> NDArray[np.float64]:
-        """Find the pixels of the frame that show places of the specimen: the inverse.
+        """Find the pixels that show places; see `FrameMap.stage_to_pixel`."""
+        return self.map.stage_to_pixel(places)
 
-        Parameters
-        ----------
-        places : array_like, shape (..., 2)
-            (x, y) in µm.
-
-        Returns
-        -------
-        ndarray of float64, shape (..., 2)
-            (row, column) in px of the frame.
-        """
-        vectors = np.asarray(places, dtype=float) - (self.x, self.y)
-        vectors[..., 1] *= np.cos(np.radians(self.tilt))
-        ideal = self.geometry.middle(self.shape) + self.geometry.pixel_vector(vectors)
-        pixels = ideal
-        for _ in range(INVERSION_STEPS):
-            sensor = pixels * self.binning + (self.binning - 1) / 2
-            pixels = ideal - self.distortion.shift(sensor[..., 0], sensor[..., 1]) / self.binning
-        return pixels
+    def mask(self) -> NDArray[np.bool_]:
+        """Whether light falls on each pixel of the frame: not behind the aperture."""
+        if self.dark_corners is None:
+            return np.ones(self.shape, bool)
+        n = self.binning
+        height, width = self.shape
+        share = opening(self.dark_corners, self.distortion.shape)[: height * n, : width * n]
+        return np.asarray(share.reshape(height, n, width, n).mean(axis=(1, 3)) > 0.5)
 
     def to_dict(self) -> dict[str, object]:
         """Give everything as plain data, as a line of the log holds it."""
         values: dict[str, object] = {item.name: getattr(self, item.name) for item in fields(self)}
+        fine, corners = self.distortion.fine, self.dark_corners
         values["distortion"] = self.distortion.coefficients.tolist()
         values["sensor"] = list(self.distortion.shape)
+        values["fine"] = None if fine is None else [fine.seed, fine.rms, fine.pitch]
+        values["warp"] = self.warp.tolist()
+        values["light"] = self.light.round(4).tolist()
+        values["dark_corners"] = corners and [corners.radius, corners.softness]
         values["shape"] = list(self.shape)
+        values["conditions"] = list(self.conditions)
         values["faults"] = list(self.faults)
         return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make the truth of what `to_dict` gave, such as a line of the log."""
+        given = dict(values)
+        sensor, fine, corners = tuple(given.pop("sensor")), given.pop("fine"), given["dark_corners"]
+        given["distortion"] = Distortion(
+            np.array(given["distortion"]), sensor, fine and FineField(*fine, sensor)
+        )
+        given["warp"], given["light"] = np.array(given["warp"]), np.array(given["light"])
+        given["dark_corners"] = corners and DarkCornerSettings(True, *corners)
+        for name in ("shape", "conditions", "faults"):
+            given[name] = tuple(given[name])
+        return cls(**given)
 
 
 class TruthStore:

@@ -34,6 +34,7 @@ from simulation import (
     CameraTimeoutError,
     FaultSet,
     MicroscopeSettings,
+    SectionSettings,
     SettingsError,
     SimulationError,
     VirtualCamera,
@@ -197,19 +198,24 @@ class SimulatedCamera:
 
 
 class SimulatedFaults:
-    """The faults of the virtual microscope; a full disk is one that the IOC asks for."""
+    """What can be made to fail in the virtual microscope, and what is imperfect about it.
 
-    def __init__(self, faults: FaultSet) -> None:
+    A full disk is a fault that the IOC asks for.
+    """
+
+    def __init__(self, faults: FaultSet, conditions: FaultSet) -> None:
         self._faults = faults
-        self.names: Sequence[str] = faults.names
+        self._sets = faults, conditions
+        self.names: Sequence[str] = faults.names + conditions.names
 
     def set(self, name: str, on: bool, count: int | None = None) -> None:
         """Switch a fault on or off, or on for its next so many events."""
-        self._faults.set(name, on, count)
+        faults, conditions = self._sets
+        (conditions if name in conditions.names else faults).set(name, on, count)
 
     def active(self) -> Mapping[str, int | None]:
         """Give the faults that are on, and the events that each has left."""
-        return self._faults.active()
+        return {name: left for each in self._sets for name, left in each.active().items()}
 
     def check_storage(self) -> None:
         """Pass one write of a frame."""
@@ -218,7 +224,13 @@ class SimulatedFaults:
 
 
 def make_specimen(
-    name: str, seed: int, pixel_size: float | None, apertures: int, period: float | None = None
+    name: str,
+    seed: int,
+    pixel_size: float | None,
+    apertures: int,
+    period: float | None = None,
+    *,
+    section: SectionSettings | None = None,
 ) -> Any:
     """Make what lies on the stage.
 
@@ -233,6 +245,8 @@ def make_specimen(
         Of a tape.
     period : float, optional
         Of neuropil, in µm: it repeats, and its texture is made once; see `PyramidSpecimen`.
+    section : SectionSettings, optional
+        How neuropil was cut, on a tape too; an image has what it was cut with.
 
     Raises
     ------
@@ -242,9 +256,9 @@ def make_specimen(
     if period is not None and name != "neuropil":
         raise ValueError(f"specimen_period is {period!r}; only neuropil can repeat, not {name!r}")
     built_in: dict[str, Callable[[], Any]] = {
-        "neuropil": lambda: NeuropilSection(seed, period=period),
+        "neuropil": lambda: NeuropilSection(seed, section=section, period=period),
         "points": PointGrid,
-        "tape": lambda: Tape(apertures, seed=seed),
+        "tape": lambda: Tape(apertures, section=section, seed=seed),
     }
     if name in built_in:
         return built_in[name]()
@@ -284,8 +298,9 @@ def connect(options: dict[str, Any]) -> Instrument:
         new texture (null: it does not; rounded, see `PyramidSpecimen`).
         sensor : [height, width] in px, short for the same in camera.
         truth_log : path of a file for the truth of each frame, one JSON object a line.
-        All else goes to `simulation.MicroscopeSettings`: seed, time_scale, column, optics,
-        camera, stage.
+        world : "kind", where nothing is imperfect unless it is enabled, or "real" ("kind").
+        All else goes to `simulation.MicroscopeSettings` of that world: seed, time_scale, column,
+        optics, camera, stage, imperfections, section.
 
     Raises
     ------
@@ -298,13 +313,16 @@ def connect(options: dict[str, Any]) -> Instrument:
     period = rest.pop("specimen_period", None)
     apertures = int(rest.pop("apertures", 20))
     truth_log = rest.pop("truth_log", None)
+    world = rest.pop("world", "kind")
     if (sensor := rest.pop("sensor", None)) is not None:
         rest["camera"] = {**rest.get("camera", {}), "sensor": sensor}
     try:
-        settings = MicroscopeSettings.from_mapping(rest)
+        settings = MicroscopeSettings.of_world(world).updated(rest)
     except SettingsError as error:
         raise ValueError(f"driver_options: {error}") from error
-    specimen = make_specimen(name, settings.seed, pixel_size, apertures, period)
+    specimen = make_specimen(
+        name, settings.seed, pixel_size, apertures, period, section=settings.section
+    )
     _compile(settings, specimen)
     microscope = VirtualMicroscope(settings, specimen)
     if truth_log is not None:
@@ -313,5 +331,5 @@ def connect(options: dict[str, Any]) -> Instrument:
         SimulatedColumn(microscope.column),
         SimulatedStage(microscope.stage),
         SimulatedCamera(microscope.camera),
-        SimulatedFaults(microscope.faults),
+        SimulatedFaults(microscope.faults, microscope.conditions),
     )

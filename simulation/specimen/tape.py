@@ -9,12 +9,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import cos, radians, sin
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from simulation.settings import SectionSettings
 from simulation.specimen.base import NM_PER_UM, PyramidSpecimen, Specimen
 from simulation.specimen.neuropil import NeuropilSection
 
@@ -70,6 +72,8 @@ class Tape:
     section_factory : callable, optional
         Makes the section for a seed. It must be empty film (transmission about 0.95) beyond its
         edge; by default a `NeuropilSection` of 1200 × 900 µm.
+    section : SectionSettings, optional
+        How those were cut.
     pitch : float
         Distance of the apertures along the tape, in µm.
     aperture_um : tuple of float
@@ -88,6 +92,7 @@ class Tape:
         apertures: int = 20,
         section_factory: SectionFactory | None = None,
         *,
+        section: SectionSettings | None = None,
         pitch: float = PITCH_UM,
         aperture_um: tuple[float, float] = APERTURE_UM,
         seed: int = 0,
@@ -103,7 +108,7 @@ class Tape:
         self.pitch = float(pitch)
         self.aperture_um = (float(aperture_um[0]), float(aperture_um[1]))
         self.seed = int(seed)
-        self._section_factory = section_factory or _default_section
+        self._section_factory = section_factory or partial(_default_section, section=section)
         self._lock = threading.Lock()
         self._made: OrderedDict[int, ApertureSpecimen] = OrderedDict()
 
@@ -265,6 +270,6 @@ class ApertureSpecimen(PyramidSpecimen):
         return np.clip(0.5 - distance / pixel, 0, 1)
 
 
-def _default_section(seed: int) -> NeuropilSection:
+def _default_section(seed: int, section: SectionSettings | None) -> NeuropilSection:
     # The aperture keeps the chunks; the section behind it only needs those in hand.
-    return NeuropilSection(seed, SECTION_UM, cache_bytes=64 * 2**20)
+    return NeuropilSection(seed, SECTION_UM, section, cache_bytes=64 * 2**20)

@@ -12,7 +12,7 @@ from callbacks.tile_processor import TileProcessor
 from plans import lens_correction, montage
 from processing.lens import LensModel
 from processing.lens.model import grid_places
-from simulation.optics import Distortion
+from simulation.distortion import Distortion
 from tests.callbacks.conftest import SETTINGS
 from tests.devices.lab import Lab, Session
 from tests.processing.lenses import error

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from simulation import Magnification, OpticsSettings, blur
-from simulation.optics import Distortion, Optics, focal_spread, height_map, wavelength
+from simulation.distortion import Distortion
+from simulation.optics import Optics, focal_spread, height_map, wavelength
 from tests.simulation.instrument import Formula, quiet, snap, white_noise
 
 STILL = np.zeros((2, 1))

@@ -6,10 +6,12 @@ Quality control has to find these, so tests must know where they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, hypot, pi, radians, sin
+from math import ceil, cos, hypot, pi, radians, sin
 
 import numpy as np
 from numpy.typing import NDArray
+
+from simulation.settings import BareResinSettings
 
 EMPTY_FILM = 0.0513
 """Darkness of the bare film: transmission 0.95."""
@@ -31,8 +33,8 @@ class Feature:
     Parameters
     ----------
     kind : str
-        "resin" (an area without tissue), "fold" (a dark band, the section doubled or tripled),
-        "crack" (bright) or "debris" (a black speck).
+        "resin" (an area without tissue), "vessel" (a smaller one, in the tissue), "fold" (a dark
+        band, the section doubled or tripled), "crack" (bright) or "debris" (a black speck).
     x, y : float
         Its middle, in µm.
     length, width : float
@@ -55,6 +57,12 @@ class Feature:
         length, width = 1.3 * self.length, 1.3 * self.width + (12.0 if self.kind == "fold" else 0.5)
         half_x, half_y = (length * c + width * s) / 2, (length * s + width * c) / 2
         return self.x - half_x, self.x + half_x, self.y - half_y, self.y + half_y
+
+    def distance(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give how far places (x, y) in µm are from its middle, in half axes: 1 is its outline."""
+        c, s = cos(radians(self.angle)), sin(radians(self.angle))
+        along, across = ((places - (self.x, self.y)) @ np.array([[c, -s], [s, c]])).T
+        return np.hypot(2 * along / self.length, 2 * across / self.width)
 
 
 @dataclass
@@ -156,6 +164,37 @@ def place_features(seed: int, size_um: tuple[float, float]) -> tuple[Feature, ..
     return tuple(placed)
 
 
+def place_vessels(
+    seed: int, size_um: tuple[float, float], settings: BareResinSettings
+) -> tuple[Feature, ...]:
+    """Choose where vessels are cut across, all over the section: resin beside tissue.
+
+    Parameters
+    ----------
+    seed : int
+        Of the section.
+    size_um : tuple of float
+        Width and height of the section, in µm.
+    settings : BareResinSettings
+
+    Returns
+    -------
+    tuple of Feature
+        One at a random place in each square of the given spacing.
+    """
+    rng = np.random.default_rng((seed, 101))
+    columns, rows = (ceil(side / settings.spacing) for side in size_um)
+    placed = []
+    for i, j in np.ndindex(rows, columns):
+        off_x, off_y = rng.uniform(-0.5, 0.5, 2)
+        length = settings.size * rng.uniform(0.4, 1.0)
+        width, angle = length * rng.uniform(0.5, 0.9), rng.uniform(0, 180)
+        x = (j - (columns - 1) / 2 + off_x) * settings.spacing
+        y = (i - (rows - 1) / 2 + off_y) * settings.spacing
+        placed.append(Feature("vessel", x, y, length, width, angle))
+    return tuple(placed)
+
+
 def draw(features: tuple[Feature, ...], size_um: tuple[float, float], patch: Patch) -> None:
     """Draw the features that touch a patch, and the edge of the section.
 
@@ -195,6 +234,13 @@ def _draw_resin(feature: Feature, patch: Patch) -> None:
     patch.replace(_ellipse(feature, patch, 0.06), RESIN)
 
 
+def _draw_vessel(feature: Feature, patch: Patch) -> None:
+    # The marks of the knife go on through the resin: only the tissue is replaced.
+    inside = _ellipse(feature, patch, 0.06)
+    cover = np.clip(0.5 + inside / max(patch.pixel, 0.012), 0, 1)
+    patch.darkness += cover * (np.float32(RESIN) - patch.darkness)
+
+
 def _draw_debris(feature: Feature, patch: Patch) -> None:
     patch.replace(_ellipse(feature, patch, 0.08), DEBRIS)
 
@@ -228,6 +274,7 @@ def _draw_fold(feature: Feature, patch: Patch) -> None:
 
 
 _DRAW = {
+    "vessel": _draw_vessel,
     "resin": _draw_resin,
     "fold": _draw_fold,
     "crack": _draw_crack,

@@ -9,10 +9,12 @@ from functools import lru_cache
 from math import ceil, cos, isfinite, sin
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from simulation.settings import SectionSettings
 from simulation.specimen.base import NM_PER_UM, OPAQUE_TO_EMPTY, PyramidSpecimen
 from simulation.specimen.neuropil.cells import SPACING, Cells, build_cells
 from simulation.specimen.neuropil.features import (
@@ -22,6 +24,7 @@ from simulation.specimen.neuropil.features import (
     Patch,
     draw,
     place_features,
+    place_vessels,
 )
 from simulation.specimen.neuropil.shading import (
     BLOCK,
@@ -42,6 +45,9 @@ RESOLVED_PIXELS = 3
 """A lattice of cells is drawn while its spacing is at least this many pixels."""
 KNIFE_STEP_NM = 64.0
 CHATTER = (0.02, 1300.0)
+"""Amplitude relative to the thickness, and wavelength in nm, of a section that was cut well."""
+WARP_MARGIN = 3
+"""Pixels round what is squeezed, for the interpolation at its edge."""
 
 
 class NeuropilSection(PyramidSpecimen):
@@ -59,6 +65,8 @@ class NeuropilSection(PyramidSpecimen):
         Another seed is another section.
     size_um : tuple of float
         Width and height in µm.
+    section : SectionSettings
+        How badly it was cut, and whether there is bare resin in it; by default it was cut well.
     **pyramid
         See `PyramidSpecimen`; `chunk` must be a multiple of 16. With a `period`, what lies farther
         from the middle (blemishes, the edge of the section) is never seen.
@@ -76,7 +84,11 @@ class NeuropilSection(PyramidSpecimen):
     """
 
     def __init__(
-        self, seed: int = 0, size_um: tuple[float, float] = (600.0, 600.0), **pyramid: Any
+        self,
+        seed: int = 0,
+        size_um: tuple[float, float] = (600.0, 600.0),
+        section: SectionSettings | None = None,
+        **pyramid: Any,
     ) -> None:
         super().__init__(**pyramid)
         if self.chunk % BLOCK:
@@ -85,12 +97,21 @@ class NeuropilSection(PyramidSpecimen):
             raise ValueError(f"size_um is {size_um!r}; it must be two positive lengths in µm")
         self.seed = int(seed)
         self.size_um = (float(size_um[0]), float(size_um[1]))
+        section = section or SectionSettings()
         self._features = place_features(self.seed, self.size_um)
+        if section.bare_resin.enabled:
+            self._features += place_vessels(self.seed, self.size_um, section.bare_resin)
         rng = np.random.default_rng((self.seed, 0))
         self._phases = rng.uniform(0, 2 * np.pi, 8)
         angle = rng.uniform(0, 2 * np.pi)
         self._cut = (cos(angle), sin(angle))
         self._knife = _knife_marks(rng)
+        self._chatter = CHATTER
+        if section.knife_marks.enabled:
+            self._knife *= np.float32(section.knife_marks.streaks)
+            self._chatter = section.knife_marks.chatter, section.knife_marks.period * NM_PER_UM
+        squeeze = section.compression.amount if section.compression.enabled else 0.0
+        self._to_block = _stretch(self._cut, 1 / (1 - squeeze)) if squeeze else None
         fine = {1: 0.05, 2: 0.06, 4: 0.065, 8: 0.06, 16: 0.045, 32: 0.025, 64: 0.015}
         self._texture = NoiseField((self.seed, 1), fine)
         warp = {32: 4.0, 64: 12.0, 128: 30.0, 256: 58.0, 512: 85.0, 1024: 120.0, 4096: 250.0}
@@ -129,7 +150,7 @@ class NeuropilSection(PyramidSpecimen):
             _blurred_knife(self._knife.tobytes(), level),
             KNIFE_STEP_NM,
             self._cut,
-            (CHATTER[0] * np.exp(-2 * (1.5 * level / CHATTER[1]) ** 2), CHATTER[1]),
+            self._waves_at(level),
             self._stain.sample(*where),
             thickness,
         )
@@ -137,7 +158,7 @@ class NeuropilSection(PyramidSpecimen):
             x=((column + 0.5 + np.arange(width, dtype=np.float32)) * level / NM_PER_UM)[None, :],
             y=-((row + 0.5 + np.arange(height, dtype=np.float32)) * level / NM_PER_UM)[:, None],
             pixel=level / NM_PER_UM,
-            darkness=self._tissue(*where),
+            darkness=self._compressed(*where),
             thickness=thickness,
             rough=self._rough.sample(*where),
         )
@@ -153,6 +174,33 @@ class NeuropilSection(PyramidSpecimen):
         return (
             max(column * um, -(column + width) * um) > half_x
             or max(row * um, -(row + height) * um) > half_y
+        )
+
+    def _waves_at(self, level: int) -> tuple[float, float]:
+        """Give amplitude and wavelength of the chatter, blurred to the pixel of a level."""
+        amplitude, length = self._chatter
+        return amplitude * float(np.exp(-2 * (1.5 * level / length) ** 2)), length
+
+    def _compressed(
+        self, level: int, row: int, column: int, height: int, width: int
+    ) -> NDArray[np.float32]:
+        """Draw the tissue as it lies in the section, which is shorter than the block was."""
+        if self._to_block is None:
+            return self._tissue(level, row, column, height, width)
+        # Columns and rows of the middles of pixels, on the grid of the level.
+        first = np.array([column + 0.5, row + 0.5])
+        corners = first + np.array([(i, j) for i in (0, width - 1) for j in (0, height - 1)])
+        source = corners @ self._to_block.T
+        low = np.floor((source.min(axis=0) - WARP_MARGIN) / BLOCK).astype(int) * BLOCK
+        high = np.ceil((source.max(axis=0) + WARP_MARGIN) / BLOCK).astype(int) * BLOCK
+        tissue = self._tissue(level, int(low[1]), int(low[0]), *map(int, (high - low)[::-1]))
+        origin = self._to_block @ first - 0.5 - low
+        return cv2.warpAffine(
+            tissue,
+            np.column_stack([self._to_block, origin]),
+            (width, height),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
         )
 
     def _tissue(
@@ -202,6 +250,11 @@ class NeuropilSection(PyramidSpecimen):
                 finest,
             )
         )
+
+
+def _stretch(direction: tuple[float, float], factor: float) -> NDArray[np.float64]:
+    """Give the (2, 2) matrix that stretches along a direction."""
+    return np.eye(2) + (factor - 1) * np.outer(direction, direction)
 
 
 def _knife_marks(rng: np.random.Generator) -> NDArray[np.float32]:
