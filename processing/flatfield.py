@@ -167,9 +167,10 @@ def make_references(
         )
     np.copyto(response, around, where=bad)
     lit = response if unlit is None else response[~unlit]
-    gain = np.divide(np.float32(lit.mean(dtype=np.float64)), response, out=response)
+    mean = np.float32(lit.mean(dtype=np.float64))
     if unlit is not None:
-        gain[unlit] = 0
+        response[unlit] = np.inf
+    gain = np.divide(mean, response, out=response)
     return References(dark_mean, gain, bad, unlit)
 
 

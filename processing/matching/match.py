@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from processing.matching.coarse import Peak, find_peak
 from processing.matching.fine import locate_patches, refine
-from processing.matching.tile import BAND_WIDE, MARGIN, MatchTile, overlap
+from processing.matching.tile import BAND_WIDE, MARGIN, MatchTile, overlap, without_lines
 
 Reason = Literal["", "no texture", "ambiguous", "low correlation", "out of range"]
 
@@ -117,6 +117,7 @@ def match(
             f"nominal is {nominal} and max_offset {max_offset} px; they must be finite numbers, "
             "max_offset not negative"
         )
+    a, b = without_lines(a, b)
     peak = find_peak(a, b, nominal, max_offset + MARGIN)
     if peak is None:
         return _bad(nominal, "out of range")
@@ -177,7 +178,7 @@ def match_points(
         raise ValueError(f"the match is not good ({match.reason}); no points can be found from it")
     if side < LEAST_POINT_SIDE:
         raise ValueError(f"side is {side} px; it must be {LEAST_POINT_SIDE} px or more")
-    return locate_patches(a, b, match.points, side)
+    return locate_patches(*without_lines(a, b), match.points, side)
 
 
 def _bad(place: tuple[float, float], reason: Reason) -> Match:

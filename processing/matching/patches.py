@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from processing.matching.cells import middles
 from processing.matching.search import Costs
 from processing.matching.tile import MatchTile
 
@@ -305,6 +306,12 @@ class Field:
             away = np.where(found, _length(known - terms @ self._factors), np.inf)
         return away
 
+    def slopes(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give how the field changes at places of shape (n, 2): along i by the place on axis j."""
+        step = 0.5 * self._scale  # its terms are quadratic: any step gives the exact slope
+        along = [self.at(places + move) - self.at(places - move) for move in step * np.eye(2)]
+        return np.asarray(np.stack(along, axis=2) / (2 * step))
+
     @property
     def curvature(self) -> float:
         """Size of the field's second derivative, in px⁻¹; 0 if it may not bend."""
@@ -330,15 +337,33 @@ def _length(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.hypot(steps[:, 0], steps[:, 1])
 
 
-def middles(patches: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the middle (row, column) of each patch, shape (n, 2), in px."""
-    return (patches[:, ::2] + patches[:, 1::2] - 1) / 2
+def common_lag(costs: Costs) -> NDArray[np.float64]:
+    """Give the lag at which the costs of all patches together are least, in px looked at."""
+    total = costs.of.sum(axis=0)
+    return np.array(divmod(int(total.argmin()), total.shape[1]), float) - costs.reach
+
+
+def is_plain(costs: Costs, lags: NDArray[np.float64]) -> bool:
+    """Tell whether patches that know nearly all agree on one lag, or too few could tell a curve.
+
+    Parameters
+    ----------
+    costs : Costs
+    lags : ndarray of float64, shape (n, 2)
+        Each patch's own valley; NaN if it has none.
+    """
+    found = np.isfinite(lags[:, 0])
+    if len(lags) < LEAST_FOR_SLOPES or np.count_nonzero(found) < 3:
+        return True
+    known = costs.depths() * found
+    near = np.abs(np.nan_to_num(lags - common_lag(costs), nan=np.inf)).max(axis=1) <= 1
+    return bool(known[near].sum() > PLAIN * known.sum())
 
 
 def follow(
     patches: NDArray[np.int64], costs: Costs, lags: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Find the lag of each patch when offsets may vary smoothly.
+) -> NDArray[np.float64] | None:
+    """Find the lag of each patch when offsets vary smoothly.
 
     Of all curves (in a wide overlap, planes) through the valleys of three patches, the one along
     which the costs of all patches are least; only if that is clearly less than one lag for all.
@@ -352,20 +377,11 @@ def follow(
 
     Returns
     -------
-    ndarray of float64, shape (n, 2)
-        In px looked at.
+    ndarray of float64, shape (n, 2), or None
+        In px looked at; None if one lag for all does as well.
     """
-    total = costs.of.sum(axis=0)
-    common = np.array(divmod(int(total.argmin()), total.shape[1]), float) - costs.reach
     gains = costs.of - costs.of.mean(axis=(1, 2), keepdims=True)
-    chosen = np.repeat(common[None], len(patches), axis=0)
     found = np.isfinite(lags[:, 0])
-    if len(patches) < LEAST_FOR_SLOPES or np.count_nonzero(found) < 3:
-        return chosen
-    known = -gains.min(axis=(1, 2)) * found
-    near = np.abs(np.nan_to_num(lags - common, nan=np.inf)).max(axis=1) <= 1
-    if known[near].sum() > PLAIN * known.sum():
-        return chosen
     places = middles(patches)
     extent = np.ptp(places, axis=0)
     scaled = (places - places.mean(axis=0)) / max(float(extent.max()), 1.0)
@@ -374,13 +390,11 @@ def follow(
         terms = np.stack([np.ones(len(along)), along, along**2], axis=1)
     else:
         terms = np.column_stack([np.ones(len(scaled)), scaled])
-    members = np.sort(np.argsort(known)[-MOST_MEMBERS:])
+    members = np.sort(np.argsort(costs.depths() * found)[-MOST_MEMBERS:])
     members = members[np.take(found, members)]
     best, factors = _best_curve(gains, terms, lags, members)
-    i, j = (common + costs.reach).astype(int)
-    if best < CLEARLY * gains[:, i, j].sum():
-        return np.asarray(terms @ factors)
-    return chosen
+    i, j = (common_lag(costs) + costs.reach).astype(int)
+    return np.asarray(terms @ factors) if best < CLEARLY * gains[:, i, j].sum() else None
 
 
 @njit(nogil=True, cache=True)

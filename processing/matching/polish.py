@@ -13,13 +13,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from processing.matching.cells import middles
+
 # Smoothing, as the standard deviation of a Gaussian in px. Of a texture whose amplitude falls with
 # frequency to the power 1.5, as tissue's does, it leaves 1.12 to 1.01 times the least error at
 # signal-to-noise ratios from 1 to 30; no other fixed one does better at both ends.
 SIGMA = 0.8
 TAPS = 3  # how far its kernel reaches
 SLOPE = 2  # and that of the derivative, 1 −8 0 8 −1 over 12
-ROUNDS = 3  # the most steps
+ROUNDS = 3  # the most steps, if not said otherwise
 SETTLED = 0.5  # steps of so many standard deviations are the last
 LEAST_SHARED = 0.01  # curvature relative to the slopes of either image, both squared
 # Noise that was smoothed is correlated over 4 π σ² px; what it does to the slopes of a texture
@@ -39,7 +41,6 @@ class Polished:
         Inverse covariance of each shift, by its own noise, in px⁻²; 0 if there is none.
     places : ndarray of float64, shape (n, 2)
         (row, column) in the first image that each shift holds for: the middle of what tells it.
-        Where shifts change over a patch, that is where it has the mean one.
     """
 
     shifts: NDArray[np.float64]
@@ -51,6 +52,8 @@ def polish(
     pixels: tuple[NDArray[np.uint8], NDArray[np.uint8]],
     boxes: NDArray[np.int64],
     shifts: NDArray[np.float64],
+    bends: NDArray[np.float64] | None = None,
+    rounds: int = ROUNDS,
 ) -> Polished:
     """Measure the shift of each patch by least squares, from one known to about half a pixel.
 
@@ -66,7 +69,12 @@ def polish(
     boxes : ndarray of int64, shape (n, 4)
         [top, bottom, left, right] of each patch in the first image, in px.
     shifts : ndarray of float64, shape (n, 2)
-        Where each patch is expected in the second image: what is added to its rows and columns.
+        Where the middle of each patch is expected in the second image: what is added to its row
+        and column.
+    bends : ndarray of float64, shape (n, 2, 2), optional
+        How shifts change over a patch: ``bends[:, i, j]`` along axis i by the place on axis j.
+    rounds : int
+        The most steps.
 
     Returns
     -------
@@ -75,19 +83,27 @@ def polish(
     shifts = shifts.copy()
     information = np.zeros((len(boxes), 2, 2))
     sums, steps = np.empty((len(boxes), 11)), np.empty((len(boxes), 2))
-    for _ in range(ROUNDS):
+    none = np.empty((0, 2, 2))
+    for _ in range(rounds):
         whole = np.round(shifts).astype(np.int64)
-        _sum_slopes(*pixels, np.hstack([boxes, whole]), shifts - whole, sums)
+        moved = shifts - whole, none if bends is None else bends
+        _sum_slopes(*pixels, np.hstack([boxes, whole]), moved, sums)
         # How large the steps are against their errors.
         size = _solve(sums, boxes, steps, information)
         shifts += steps
         if size < SETTLED**2 * len(boxes):
             break
-    # Less than a patch's middle is told by noise: no place is beyond its border.
-    middle, half = (boxes[:, ::2] + boxes[:, 1::2] - 1) / 2, (boxes[:, 1::2] - boxes[:, ::2]) / 2
+    places = _places(sums, boxes)
+    if bends is not None:
+        shifts += np.einsum("nij,nj->ni", bends, places - middles(boxes))
+    return Polished(shifts, information, places)
+
+
+def _places(sums: NDArray[np.float64], boxes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the middle of what tells the shift of each box; noise takes it nowhere beyond."""
     known = np.maximum(sums[:, 2] + sums[:, 4], 1e-9)
-    off = np.clip(sums[:, 9:] / known[:, None], -half, half)
-    return Polished(shifts, information, middle + off)
+    half = (boxes[:, 1::2] - boxes[:, ::2]) / 2
+    return middles(boxes) + np.clip(sums[:, 9:] / known[:, None], -half, half)
 
 
 @njit(nogil=True, cache=True)
@@ -124,21 +140,27 @@ def _solve(sums, boxes, steps, information):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _sum_slopes(a, b, patches, fractions, sums):  # type: ignore[no-untyped-def]
+def _sum_slopes(a, b, patches, moved, sums):  # type: ignore[no-untyped-def]
     """Sum what a Gauss–Newton step needs, for each patch.
 
     In `sums`: slopes times difference (2), products of both images' slopes (3), squares of the mean
     image's slopes (3), squares of the difference; moments of the product of like slopes (2).
     """
+    fractions, bends = moved
     for p in range(len(patches)):
         top, bottom, left, right, down, across = patches[p]
         height, width = bottom - top, right - left
         mean = np.empty((height + 2 * SLOPE, width + 2 * SLOPE), np.float32)
         difference = np.empty_like(mean)
         half_down, half_across = fractions[p, 0] / 2, fractions[p, 1] / 2
-        _sample(a, (top - SLOPE, left - SLOPE), (-half_down, -half_across), mean)
-        corner = top + down - SLOPE, left + across - SLOPE
-        _sample(b, corner, (half_down, half_across), difference)
+        in_a = top - SLOPE, left - SLOPE
+        in_b = in_a[0] + down, in_a[1] + across
+        if len(bends):
+            _sample_bent(a, in_a, (-half_down, -half_across), -0.5 * bends[p], mean)
+            _sample_bent(b, in_b, (half_down, half_across), 0.5 * bends[p], difference)
+        else:
+            _sample(a, in_a, (-half_down, -half_across), mean)
+            _sample(b, in_b, (half_down, half_across), difference)
         for r in range(len(mean)):
             line_mean, line_difference = mean[r], difference[r]
             for c in range(len(line_mean)):
@@ -284,6 +306,57 @@ def _sample(image, corner, shift, out):  # type: ignore[no-untyped-def]
                 + (h4 * across[c + 4] + h5 * across[c + 5])
                 + h6 * across[c + 6]
             )
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _sample_bent(image, corner, shift, bend, out):  # type: ignore[no-untyped-def]
+    """Smooth an image and sample it where a shift that changes over the patch takes each pixel.
+
+    Linearly between pixels: that blurs two images alike which are moved to and fro by the same.
+    """
+    height, width = out.shape
+    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
+    far = 0.5
+    for i in range(2):
+        reach = abs(bend[i, 0]) * middle_row + abs(bend[i, 1]) * middle_column
+        far = max(far, abs(shift[i]) + reach)
+    margin = int(far) + 2
+    smooth = np.empty((height + 2 * margin, width + 2 * margin), np.float32)
+    _sample(image, (corner[0] - margin, corner[1] - margin), (0.0, 0.0), smooth)
+    for r in range(height):
+        down = shift[0] + bend[0, 0] * (r - middle_row) - bend[0, 1] * middle_column
+        across = shift[1] + bend[1, 0] * (r - middle_row) - bend[1, 1] * middle_column
+        begin = 0
+        while begin < width:
+            # A run of pixels between the same rows and columns of the image.
+            here = down + bend[0, 1] * begin, across + bend[1, 1] * begin
+            whole = int(np.floor(here[0])), int(np.floor(here[1]))
+            end = begin + 1
+            while (
+                end < width
+                and np.floor(down + bend[0, 1] * end) == whole[0]
+                and np.floor(across + bend[1, 1] * end) == whole[1]
+            ):
+                end += 1
+            first = begin + margin + whole[1]
+            _blend_run(
+                smooth[r + margin + whole[0], first : first + end - begin + 1],
+                smooth[r + margin + whole[0] + 1, first : first + end - begin + 1],
+                (here[0] - whole[0], bend[0, 1], here[1] - whole[1], bend[1, 1]),
+                out[r, begin:end],
+            )
+            begin = end
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _blend_run(above, below, weights, out):  # type: ignore[no-untyped-def]
+    """Interpolate between two rows; weights grow from pixel to pixel."""
+    down, down_step, across, across_step = weights
+    for c in range(len(out)):
+        right = np.float32(across + across_step * c)
+        upper = above[c] + right * (above[c + 1] - above[c])
+        lower = below[c] + right * (below[c + 1] - below[c])
+        out[c] = upper + np.float32(down + down_step * c) * (lower - upper)
 
 
 @njit(nogil=True, cache=True)
