@@ -24,7 +24,7 @@ MIN_RESPONSE = 0.05  # of the median one
 MIN_UNLIT_SHARE = 0.001  # of the frame
 UNLIT_GROWTH = 2  # px
 SAMPLE = 2**20  # about so many pixels tell the median of all to a thousandth of their spread
-PART = 65536  # px that are corrected before they are counted: they fit into a core's cache
+PART = 32768  # px that are corrected before they are counted: they fit into a core's cache
 MAX_REACH = 5  # how far round a bad pixel good neighbours are looked for, in px
 
 
@@ -167,11 +167,10 @@ def make_references(
         )
     np.copyto(response, around, where=bad)
     lit = response if unlit is None else response[~unlit]
+    mean = np.float32(lit.mean(dtype=np.float64))
     if unlit is not None:
-        response[unlit] = 1  # what it is divided by does not count there
-    gain = np.divide(np.float32(lit.mean(dtype=np.float64)), response, out=response)
-    if unlit is not None:
-        gain[unlit] = 0
+        response[unlit] = np.inf
+    gain = np.divide(mean, response, out=response)
     return References(dark_mean, gain, bad, unlit)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -14,14 +15,25 @@ from numpy.typing import NDArray
 
 SIDE = 64  # of a window, in px
 # The amplitude of a line over the usual one at its frequency. Of tissue it is 2.0 at most. Of
-# noise, the median over n windows is 1 + SURE / √n times the usual one once in 10⁶ elements.
-MIN_LINE, SURE = 2.2, 4.2
+# noise, the median over n windows is 1 + SURE / √n times the usual one once in 10⁸ elements.
+MIN_LINE, SURE = 2.2, 4.8
 MIN_SHARE = 1e-4  # of the power, in an element; what is less than that pulls no match
 HIGHEST = 0.42  # cycles a px; beyond, cameras differ along rows and columns
 RINGS = 48  # a cycle a px
 FLAT = 0.08  # cycles a px, below which a band-passed tile has one usual amplitude
+NEAR = 0.7  # standard deviations of a notch, within which another line needs none
 REACH = 3.0  # standard deviations of a notch's kernel
 ROUNDS = 2  # at the border of an image, the first leaves some
+
+
+class Lines(NamedTuple):
+    """Frequencies down and across of what repeats in a tile, shape (k, 2).
+
+    In cycles a px of the tile, and in cycles a px of the reduced tile.
+    """
+
+    fine: NDArray[np.float64]
+    coarse: NDArray[np.float64]
 
 
 def find_lines(windows: NDArray[np.float32], lowest: float = 0.0) -> NDArray[np.float64]:
@@ -88,7 +100,8 @@ def take_out(
     rest = image.astype(np.float32) - mean
     height, width = rest.shape
     size = [scipy.fft.next_fast_len(n + int(REACH * sigma), real=True) for n in rest.shape]
-    notches = _notches((size[0], size[1]), lines, sigma)
+    spread = 1 / (2 * np.pi * sigma)
+    notches = _notches((size[0], size[1]), _apart(lines, NEAR * spread), spread)
     down, across = (_share(n, m, sigma) for n, m in zip(rest.shape, size, strict=True))
     for _ in range(ROUNDS):
         spectrum = scipy.fft.rfft2(rest, size)
@@ -131,8 +144,17 @@ def _ring_means(
     return np.bincount(ring, amplitude * counted) / np.maximum(np.bincount(ring, counted), 1)
 
 
+def _apart(lines: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Leave out lines that are so near to others that one notch does for both."""
+    kept: list[NDArray[np.float64]] = []
+    for line in lines:
+        if all(min(np.hypot(*(line - k)), np.hypot(*(line + k))) > least for k in kept):
+            kept.append(line)
+    return np.array(kept)
+
+
 def _notches(
-    size: tuple[int, int], lines: NDArray[np.float64], sigma: float
+    size: tuple[int, int], lines: NDArray[np.float64], spread: float
 ) -> NDArray[np.float32]:
     """Give what filters that let lines alone through let through, in a half spectrum."""
     both = np.concatenate([lines, -lines])
@@ -140,7 +162,7 @@ def _notches(
     across = scipy.fft.rfftfreq(size[1]) - both[:, 1:]
     passed = np.zeros((size[0], size[1] // 2 + 1), np.float32)
     along = [
-        np.exp(-2 * (np.pi * sigma * ((off + 0.5) % 1 - 0.5)) ** 2).astype(np.float32)
+        np.exp(-((((off + 0.5) % 1 - 0.5) / spread) ** 2) / 2).astype(np.float32)
         for off in (down, across)
     ]
     for of_rows, of_columns in zip(*along, strict=True):

@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from processing.masks import check_mask, find_mask, reduce_mask
-from processing.matching.lines import FLAT, find_lines, spread_windows, take_out
+from processing.matching.lines import FLAT, Lines, find_lines, spread_windows, take_out
 
 Side = Literal["top", "bottom", "left", "right"]
 Mask = NDArray[np.bool_] | Literal["find"] | None
@@ -55,6 +55,8 @@ class MatchTile:
         Where the part begins in the tile, in px; multiples of `reduction`.
     mask : ndarray of bool, shape of `coarse`, or None
         True where a reduced pixel holds no signal, wholly or in part; None: all do.
+    lines : Lines or None
+        What repeats in the tile; None: nothing.
     """
 
     shape: tuple[int, int]
@@ -64,6 +66,7 @@ class MatchTile:
     top: int = 0
     left: int = 0
     mask: NDArray[np.bool_] | None = None
+    lines: Lines | None = None
 
     @property
     def nbytes(self) -> int:
@@ -198,6 +201,25 @@ def overlap(
     )
 
 
+def without_lines(a: MatchTile, b: MatchTile) -> tuple[MatchTile, MatchTile]:
+    """Take what repeats in either of two tiles out of both, so that it makes no difference.
+
+    Parameters
+    ----------
+    a, b : MatchTile
+
+    Returns
+    -------
+    (MatchTile, MatchTile)
+        The two as they are, if nothing repeats.
+    """
+    found = [tile.lines for tile in (a, b) if tile.lines is not None]
+    if not found:
+        return a, b
+    both = Lines(*map(np.concatenate, zip(*found, strict=True)))
+    return _take_out(a, both), _take_out(b, both)
+
+
 def _check(tile: NDArray[np.unsignedinteger], mask: Mask) -> NDArray[np.bool_] | None:
     """Refuse what is no tile or no mask of it; give the mask."""
     if tile.dtype not in (np.uint8, np.uint16):
@@ -256,16 +278,14 @@ def _levels(
 def _prepare(
     tile: NDArray[np.unsignedinteger], mask: NDArray[np.bool_] | None, parts: Sequence[Part]
 ) -> list[MatchTile]:
-    """Make what matching keeps of parts of a tile, less what repeats in it."""
+    """Make what matching keeps of parts of a tile, and find what repeats in it."""
     if not parts:
         return []
     levels = np.array(_levels(tile, mask), np.float32)
     tile = np.ascontiguousarray(tile)
     made = [_quantised(tile, mask, part, levels) for part in parts]
-    fine, coarse = _lines(tile, mask, made)
-    if len(fine) or len(coarse):
-        made = [_without_lines(part, fine, coarse) for part in made]
-    return made
+    lines = _lines(tile, mask, made)
+    return made if lines is None else [replace(part, lines=lines) for part in made]
 
 
 def _quantised(
@@ -298,8 +318,8 @@ def _quantised(
 
 def _lines(
     tile: NDArray[np.unsignedinteger], mask: NDArray[np.bool_] | None, parts: Sequence[MatchTile]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Find the lines in a tile's spectrum, and in that of the reduced one, in cycles a px each."""
+) -> Lines | None:
+    """Find the lines in the spectra of a tile and of the reduced one."""
     fine = np.empty((0, 2))
     if parts[0].reduction > 1:
         windows = spread_windows(tile, LINE_WINDOWS)
@@ -308,22 +328,21 @@ def _lines(
         if len(windows):
             fine = find_lines(windows, FLAT)
     coarse = [find_lines(spread_windows(part.coarse, LINE_WINDOWS)) for part in parts]
-    return fine, np.concatenate(coarse)
+    lines = Lines(fine, np.concatenate(coarse))
+    return lines if len(lines.fine) or len(lines.coarse) else None
 
 
-def _without_lines(
-    part: MatchTile, fine: NDArray[np.float64], coarse: NDArray[np.float64]
-) -> MatchTile:
+def _take_out(part: MatchTile, lines: Lines) -> MatchTile:
     """Take lines out of a part of a tile."""
     step = part.reduction
-    pixels = take_out(part.fine, np.concatenate([fine, coarse / step]), NOTCH)
+    pixels = take_out(part.fine, np.concatenate([lines.fine, lines.coarse / step]), NOTCH)
     height, width = (side // step for side in part.fine.shape)
     whole = part.fine[: height * step, : width * step].astype(np.float32)
     reduced = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
     return replace(
         part,
         fine=np.clip(pixels + 0.5, 0, 255).astype(np.uint8),
-        coarse=_band(take_out(reduced, coarse, NOTCH_REDUCED), part.mask),
+        coarse=_band(take_out(reduced, lines.coarse, NOTCH_REDUCED), part.mask),
     )
 
 
