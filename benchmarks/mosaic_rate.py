@@ -26,6 +26,7 @@ from callbacks.mosaic import MosaicTask, begin_mosaic, drop_mosaic, make_mosaic,
 from callbacks.processed_file import ProcessedFile
 from callbacks.tile_jobs import ProcessorSettings, StoredTile, TileTask
 from callbacks.warm_up import use_one_thread
+from ioc.memory import keep_memory
 from processing.chain import ArraySpec
 from processing.geometry import FrameGeometry
 from processing.lens import LensModel
@@ -129,6 +130,7 @@ def crop_time(path: Path) -> float:
 
 def measure(quick: bool) -> Iterator[Result]:
     """Measure tiles of 2048² and, unless quick, of 3840²."""
+    keep_memory()
     use_one_thread()
     cases = [(2048, 5, 5)] if quick else [(2048, 7, 7), (3840, 4, 4)]
     repeats = 2 if quick else 3

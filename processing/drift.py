@@ -126,12 +126,17 @@ def _misfits(
 
 def _without_own_direction(relative: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Give what is left when a direction that all frequencies share is fitted."""
-    angle = 2 * np.pi * (np.arange(SECTORS) + 0.5) / SECTORS
-    shapes = np.stack([np.tile(f(angle), len(RINGS) - 1) for f in (np.cos, np.sin)])
-    rest = relative - 1
-    matrix = (shapes * weights) @ shapes.T
-    side = (shapes * weights) @ rest
+    rest, shapes = relative - 1, _own_directions()
+    weighted = shapes * weights
+    matrix, side = weighted @ shapes.T, weighted @ rest
     return float((weights * rest**2).sum() - side @ np.linalg.pinv(matrix) @ side)
+
+
+@lru_cache(maxsize=1)
+def _own_directions() -> NDArray[np.float64]:
+    """Make the two shapes of a direction that all rings share, (2, rings · sectors)."""
+    angle = 2 * np.pi * (np.arange(SECTORS) + 0.5) / SECTORS
+    return np.stack([np.tile(f(angle), len(RINGS) - 1) for f in (np.cos, np.sin)])
 
 
 def _loss(waves: NDArray[np.float64] | float) -> NDArray[np.float64]:

@@ -181,8 +181,14 @@ def _power(windows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def mean_power(power: NDArray[np.float32], band: tuple[float, float]) -> float:
     """Give the mean power of a half spectrum in a band of frequencies, in cycles a px."""
-    inside = in_band(band)
-    return float((power[inside] * whole()[inside]).sum() / whole()[inside].sum())
+    return float(power.ravel() @ _mean_of(band))
+
+
+@lru_cache(maxsize=8)
+def _mean_of(band: tuple[float, float]) -> NDArray[np.float64]:
+    """Give the weights of the elements of a half spectrum in the mean over a band."""
+    weights = np.where(in_band(band), whole(), 0.0).ravel()
+    return weights / weights.sum()
 
 
 @lru_cache(maxsize=1)
