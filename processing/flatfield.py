@@ -24,7 +24,7 @@ MIN_RESPONSE = 0.05  # of the median one
 MIN_UNLIT_SHARE = 0.001  # of the frame
 UNLIT_GROWTH = 2  # px
 SAMPLE = 2**20  # about so many pixels tell the median of all to a thousandth of their spread
-PART = 32768  # px that are corrected before they are counted: they fit into a core's cache
+PART = 65536  # px that are corrected before they are counted: they fit into a core's cache
 MAX_REACH = 5  # how far round a bad pixel good neighbours are looked for, in px
 
 
