@@ -24,7 +24,7 @@ from benchmarks._report import Result, run
 from callbacks.frames import FrameReference
 from callbacks.mosaic import MosaicTask, begin_mosaic, drop_mosaic, make_mosaic, write_block
 from callbacks.processed_file import ProcessedFile
-from callbacks.tile_jobs import ProcessorSettings, TileTask
+from callbacks.tile_jobs import ProcessorSettings, StoredTile, TileTask
 from callbacks.warm_up import use_one_thread
 from ioc.memory import keep_memory
 from processing.chain import ArraySpec
@@ -62,12 +62,11 @@ def montage(folder: Path, side: int, rows: int, columns: int) -> MosaicTask:
     jitter = random.integers(-20, 21, places.shape)
     return MosaicTask(
         path=folder / "mosaic.ome.zarr",
-        tiles=tasks,
+        tiles=[StoredTile(task, ProcessorSettings()) for task in tasks],
         positions=places * side * (1 - OVERLAP) + jitter,
         shape=(side, side),
         geometry=geometry,
         stage=(0.0, 0.0),
-        settings=ProcessorSettings(),
     )
 
 

@@ -1,6 +1,7 @@
 """Matching and solving against other stitchers, against the noise's own limit, and against chance.
 
-Montages of a virtual section with known truth; every stitcher gets the same tiles in the same run.
+Montages of a virtual section with known truth, and of the virtual microscope in both of its worlds;
+every stitcher gets the same tiles in the same run.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import cycle, permutations
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from benchmarks import peers
-from benchmarks._report import Result, run
+from benchmarks._report import Result, run_in_worlds
+from benchmarks._world_stitching import measure_world
 from benchmarks.peers import Stitched
-from processing.matching import Match, Side, match, prepare, prepare_edges
+from processing.matching import Side, match, prepare, prepare_edges
 from processing.solve import solve_matches
+from processing.stitch import match_neighbours
+from simulation import World
 from simulation.specimen import NeuropilSection
-from tests.processing.scenes import cut, expose, texture
+from tests.processing.scenes import REPEATS, cut, expose, texture
 
 PIXEL = 4.0  # nm
 RESIN = 1.5  # how bright bare resin is, in standard deviations of tissue above its mean
@@ -35,6 +39,7 @@ PEER_NAMES = {
     "multiview_stitcher": "multiview-stitcher",
 }
 UNRELATED = 15_000  # pairs of tiles that show different places
+REPEATED = 80  # pairs of tiles with marks or fringes as strong as the tissue
 
 
 @dataclass(frozen=True)
@@ -165,23 +170,13 @@ def _resin(
 def stitch(montage: Montage) -> tuple[Stitched, int]:
     """Stitch with temline; count the matches that it believes although they are wrong."""
     start = time.process_time()
-    side = montage.tiles.shape[1]
-    index = {(int(r), int(c)): i for i, (r, c) in enumerate(montage.grid)}
-    width = side - float(montage.nominal[montage.grid.sum(axis=1) == 1].max()) + montage.reach
-    widths: dict[Side, float] = dict.fromkeys(("top", "bottom", "left", "right"), width)
-    edges = [prepare_edges(tile, widths) for tile in montage.tiles]
-    matches: dict[tuple[int, int], Match] = {}
-    for (row, column), a in index.items():
-        steps: tuple[tuple[tuple[int, int], Side, Side], ...] = (
-            ((row, column + 1), "right", "left"),
-            ((row + 1, column), "bottom", "top"),
-        )
-        for other, here, there in steps:
-            if other in index:
-                b = index[other]
-                nominal = montage.nominal[b] - montage.nominal[a]
-                place = float(nominal[0]), float(nominal[1])
-                matches[a, b] = match(edges[a][here], edges[b][there], place, montage.reach)
+    matches = match_neighbours(
+        montage.tiles.__getitem__,
+        montage.nominal,
+        montage.tiles.shape[1:],
+        reach=montage.reach,
+        workers=1,
+    )
     positions = solve_matches(montage.nominal, matches).positions
     seconds = time.process_time() - start
     wrong = 0
@@ -290,15 +285,23 @@ def pair_errors(snr: float, pairs: int, side: int) -> tuple[float, float]:
     return float(np.sqrt(np.square(off).mean())), float(np.sqrt(np.square(relative).mean()))
 
 
-def false_matches(pairs: int) -> tuple[int, int]:
-    """Count the matches that are believed between tiles that share nothing; and all pairs."""
+def false_matches(pairs: int, *, repeated: bool = False) -> tuple[int, int]:
+    """Count the matches that are believed between tiles that share nothing; and all pairs.
+
+    Nothing, or only what repeats in all of them: marks as neighbours see them, or fringes.
+    """
     believed = tried = scene = 0
+    shape = 256, 256
     while tried < pairs:
-        tiles = [
-            prepare(expose(cut(texture(1024, seed, falloff), (0, 0), (256, 256)), 5, seed=seed))
-            for seed in range(100 + scene, 132 + scene)
-            for falloff in ((1.0, 1.5)[seed % 2],)
-        ]
+        rng = np.random.default_rng(scene)
+        repeats = list(REPEATS.values())[scene // 32 % len(REPEATS)]
+        tiles = []
+        for seed in range(100 + scene, 132 + scene):
+            image = cut(texture(1024, seed, (1.0, 1.5)[seed % 2]), (0, 0), shape)
+            if repeated:
+                place = np.array([0.0, 230.0 * (seed % 2)]) + rng.uniform(-30, 30, 2)
+                image = image + repeats(place, shape)
+            tiles.append(prepare(expose(image, 5, seed=seed)))
         scene += 32
         for a, b in permutations(tiles, 2):
             for nominal in ((0.0, 230.0), (230.0, 0.0)):
@@ -306,6 +309,33 @@ def false_matches(pairs: int) -> tuple[int, int]:
                     believed += match(a, b, nominal, 120).good
                     tried += 1
     return believed, tried
+
+
+def repeated_matches(pairs: int, side: int) -> tuple[int, int, float]:
+    """Match tiles in which something repeats; count the right and wrong ones, and their error."""
+    scene = texture(2 * side, 3)
+    right, wrong, errors = 0, 0, []
+    for k, repeats in zip(range(pairs), cycle(REPEATS.values()), strict=False):
+        rng = np.random.default_rng(k)
+        nominal = np.array([0, side - side // 8])[:: 1 if k // len(REPEATS) % 2 else -1]
+        corner, offset = rng.uniform(0, len(scene), 2), nominal + rng.uniform(-30, 30, 2)
+        a, b = (
+            prepare(
+                expose(
+                    cut(scene, tuple(place), (side, side)) + repeats(place, (side, side)),
+                    5,
+                    seed=2 * k + n,
+                )
+            )
+            for n, place in enumerate((corner, corner + offset))
+        )
+        found = match(a, b, (float(nominal[0]), float(nominal[1])), 100)
+        off = np.subtract((found.drow, found.dcol), offset)
+        near = bool(np.abs(off).max() < RIGHT)
+        right += found.good and near
+        wrong += found.good and not near
+        errors += [*off] if found.good and near else []
+    return right, wrong, float(np.sqrt(np.square(errors).mean()))
 
 
 def times(height: int, width: int) -> tuple[float, float]:
@@ -340,9 +370,19 @@ def _shortest(action: Callable[[], Any], repeats: int = 15) -> float:
 # --- the benchmark
 
 
-def measure(quick: bool) -> Iterator[Result]:
-    """Measure limits and speed, then all montages; if quick, small ones and without peers."""
+def measure(quick: bool, world: World) -> Iterator[Result]:
+    """Measure montages of the microscope; if its world is kind, limits, speed and cases before.
+
+    If quick, small ones and without peers.
+    """
     cv2.setNumThreads(1)
+    if world == "kind":
+        yield from _measure_matching(quick)
+    yield from measure_world(quick, world)
+
+
+def _measure_matching(quick: bool) -> Iterator[Result]:
+    """Measure limits and speed, then all cases."""
     side = 512 if quick else 1024
     for snr in (1.0, 3.0, 10.0, 30.0):
         error, relative = pair_errors(snr, 8 if quick else 40, side)
@@ -352,6 +392,15 @@ def measure(quick: bool) -> Iterator[Result]:
         yield Result(f"{name}, over its sd", relative, "")
     believed, tried = false_matches(500 if quick else UNRELATED)
     yield Result(f"matches believed of {tried} unrelated pairs", believed, "", goal=0)
+    believed, tried = false_matches(500 if quick else UNRELATED, repeated=True)
+    name = f"matches believed of {tried} unrelated pairs with the same marks or fringes"
+    yield Result(name, believed, "", goal=0)
+    pairs = 16 if quick else REPEATED
+    right, wrong, error = repeated_matches(pairs, side)
+    name = f"{pairs} pairs with marks or fringes as strong as the tissue"
+    yield Result(f"{name}: matched", 100 * right / pairs, "%", goal=90.0, better="more")
+    yield Result(f"{name}: wrong matches believed", wrong, "", goal=0)
+    yield Result(f"{name}: RMS error", error, "px")
     for shape, goals in _speeds(quick):
         prepared, matched = times(*shape)
         size = f"{shape[1]} × {shape[0]}"
@@ -403,6 +452,6 @@ def _others(montage: Montage, said: dict[str, str], folder: Path) -> dict[str, S
 
 
 if __name__ == "__main__":
-    run(
+    run_in_worlds(
         "stitching", "Accuracy and speed of matching and solving, against other stitchers.", measure
     )

@@ -30,7 +30,7 @@ from callbacks.mosaic import (
     end_mosaic,
     write_block,
 )
-from callbacks.tile_jobs import ProcessorSettings
+from callbacks.tile_jobs import ProcessorSettings, StoredTile
 from processing.lens.model import terms
 from processing.matching import Match
 from processing.quality import Agreement
@@ -215,12 +215,14 @@ class MontageEnd:
         takes = solved.takes
         task = MosaicTask(
             path=self._mosaic_root / f"{self._run.uid}{SUFFIX}",
-            tiles=[None if take.failed else take.task for take in takes],
+            tiles=[
+                None if take.failed or take.task is None else StoredTile(take.task, self._settings)
+                for take in takes
+            ],
             positions=solved.positions,
             shape=self._grid.shape,
             geometry=self._grid.geometry,
             stage=(float(self._grid.zero[0]), float(self._grid.zero[1])),
-            settings=self._settings,
             attributes={"processed_uid": self._run.uid},
         )
         self._jobs.submit(

@@ -11,19 +11,17 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from callbacks.direct_io import read_direct
 from callbacks.documents import ZARR_MIMETYPE, StoredArray
-from callbacks.tile_jobs import FRAME, ProcessorSettings, TileTask, read_tile
 from callbacks.zarr_images import AXES, CHUNK, create_image, read_image, write_shard
-from processing.chain import PAGE, thread_buffers
+from processing.chain import thread_buffers
 from processing.geometry import FrameGeometry
 from processing.mosaic import (
     BLOCK,
@@ -49,6 +47,13 @@ CHUNKS = (CHUNK, CHUNK)
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+class TileSource(Protocol):
+    """Where the pixels of a tile are; small enough to send to a worker that is a process."""
+
+    def read(self, window: Window) -> NDArray[np.unsignedinteger]:
+        """Read some rows and columns of the tile: uint8 or uint16, 0 where there is no signal."""
+
+
 @dataclass(frozen=True, eq=False)
 class MosaicTask:
     """A mosaic that is to be written.
@@ -57,18 +62,16 @@ class MosaicTask:
     ----------
     path : Path
         Of the store; its name should end in ``.ome.zarr``.
-    tiles : sequence of TileTask or None
-        As they were processed, one for each position; None for a tile that is to be left out.
+    tiles : sequence of TileSource or None
+        One for each position; None for a tile that is to be left out.
     positions : ndarray of float64, shape (n, 2)
         Solved (row, column) of each tile's first pixel, in px.
     shape : (int, int)
         (height, width) of a tile, in px.
-    geometry : FrameGeometry
-        Of the processed tiles.
+    geometry : FrameGeometry or None
+        Of the tiles; None if the size of their pixels is not known.
     stage : (float, float)
         Stage (x, y) that the middle of a tile at the position (0, 0) shows, in µm.
-    settings : ProcessorSettings
-        How tiles are made again that were not written.
     attributes : mapping
         What else the store is to tell about itself.
     seam : {"blend", "cut"}
@@ -79,12 +82,11 @@ class MosaicTask:
     """
 
     path: Path
-    tiles: Sequence[TileTask | None]
+    tiles: Sequence[TileSource | None]
     positions: NDArray[np.float64]
     shape: tuple[int, int]
-    geometry: FrameGeometry
-    stage: tuple[float, float]
-    settings: ProcessorSettings
+    geometry: FrameGeometry | None
+    stage: tuple[float, float] = (0.0, 0.0)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     seam: Seam = "blend"
     maps: TileMaps | None = None
@@ -104,11 +106,10 @@ class MosaicBlock:
         Rows and columns of the mosaic, in px of level 0.
     layout : Layout
         Of the tiles that touch the block.
-    tiles : mapping of int to TileTask
+    tiles : mapping of int to TileSource
         Those that there are, by their index in the layout.
     names : sequence of int
         The index in the whole mosaic of each tile of the layout.
-    settings : ProcessorSettings
     seam : {"blend", "cut"}
     """
 
@@ -116,9 +117,8 @@ class MosaicBlock:
     store: Path
     window: Window
     layout: Layout
-    tiles: Mapping[int, TileTask]
+    tiles: Mapping[int, TileSource]
     names: tuple[int, ...]
-    settings: ProcessorSettings
     seam: Seam
 
 
@@ -252,9 +252,7 @@ def _block(
 ) -> MosaicBlock:
     names = tuple(layout.touching(window).tolist())
     tiles = {at: tile for at, name in enumerate(names) if (tile := task.tiles[name]) is not None}
-    # Frames are on disk: they were read once. What has gone is not worth waiting for.
-    settings = replace(task.settings, frame_timeout=0.0)
-    return MosaicBlock(number, store, window, layout.only(names), tiles, names, settings, task.seam)
+    return MosaicBlock(number, store, window, layout.only(names), tiles, names, task.seam)
 
 
 def write_block(block: MosaicBlock) -> BlockResult:
@@ -282,7 +280,7 @@ def write_block(block: MosaicBlock) -> BlockResult:
         if index not in block.tiles:
             return None
         try:
-            return _read_part(block.tiles[index], window, block.settings)
+            return block.tiles[index].read(window)
         except Exception as error:  # a tile that went bad meanwhile costs its place, not the rest
             missing[block.names[index]] = str(error)
             return None
@@ -342,19 +340,6 @@ def end_mosaic(plan: MosaicPlan, results: Iterable[BlockResult]) -> MosaicFile:
 def drop_mosaic(plan: MosaicPlan) -> None:
     """Take away what was written of a mosaic that will not be completed."""
     shutil.rmtree(plan.store, ignore_errors=True)
-
-
-def _read_part(task: TileTask, window: Window, settings: ProcessorSettings) -> NDArray[Any]:
-    """Read what a block needs of a tile: of one that was written, only the rows."""
-    rows, columns = window
-    if task.row is None or FRAME not in task.row.places:
-        return read_tile(task, settings)[window].copy()  # it is in a buffer that is used again
-    offset, spec = task.row.places[FRAME]
-    line = spec.nbytes // spec.shape[0]
-    buffer = thread_buffers().get("part", (spec.nbytes + 2 * PAGE,), np.uint8)
-    count = rows.stop - rows.start
-    whole = read_direct(task.row.path, offset + rows.start * line, count * line, buffer)
-    return whole.view(spec.dtype).reshape(count, spec.shape[1])[:, columns].copy()
 
 
 def _shard(level: int) -> int:
@@ -419,16 +404,22 @@ def _ngff(plan: MosaicPlan, shown: tuple[int, int]) -> dict[str, Any]:
 
     The coordinates are those of the image (y down, x right), in nm from the place where the stage
     is at 0, so that mosaics of one section lie right beside each other. NGFF knows no rotation:
-    stage coordinates come of them by the geometry that stands beside.
+    stage coordinates come of them by the geometry that stands beside. Where the size of a pixel is
+    not known they are px of the mosaic.
     """
     geometry, task = plan.task.geometry, plan.task
-    at_zero = geometry.pixel_vector(task.stage) - geometry.middle(task.shape)
-    origin = at_zero + plan.layout.origin
+    pixel, origin, axes = 1.0, np.zeros(2), [{**axis} for axis in AXES]
+    if geometry is None:
+        for axis in axes:
+            axis.pop("unit", None)
+    else:
+        at_zero = geometry.pixel_vector(task.stage) - geometry.middle(task.shape)
+        pixel, origin = geometry.pixel_size, at_zero + plan.layout.origin
     datasets = []
     for level in range(len(plan.levels)):
-        size = geometry.pixel_size * 2**level
+        size = pixel * 2**level
         # The middle of a pixel of a level is the middle of those that it is the mean of.
-        corner = (origin + (2**level - 1) / 2) * geometry.pixel_size
+        corner = (origin + (2**level - 1) / 2) * pixel
         datasets.append(
             {
                 "path": str(level),
@@ -443,7 +434,7 @@ def _ngff(plan: MosaicPlan, shown: tuple[int, int]) -> dict[str, Any]:
     return {
         "version": NGFF_VERSION,
         "multiscales": [
-            {"name": task.path.name.removesuffix(SUFFIX), "axes": AXES, "datasets": datasets}
+            {"name": task.path.name.removesuffix(SUFFIX), "axes": axes, "datasets": datasets}
             | {"type": "mean", "metadata": {"description": "means of 2 × 2 pixels"}}
         ],
         "omero": {"channels": [channel]},
@@ -453,7 +444,7 @@ def _ngff(plan: MosaicPlan, shown: tuple[int, int]) -> dict[str, Any]:
 def _provenance(plan: MosaicPlan) -> dict[str, Any]:
     task = plan.task
     return {
-        **task.geometry.to_dict(),
+        **(task.geometry.to_dict() if task.geometry else {}),
         "tiles": len(task.tiles),
         "seam": task.seam,
         "interpolated": task.maps is not None,

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from callbacks.direct_io import read_direct
 from callbacks.frames import FrameReference, read_frame
 from callbacks.lens_files import load_lens
 from callbacks.processed_file import Row
 from callbacks.references import ReferenceFiles, load_references, reference_age
 from processing.chain import (
     DEFAULT_STEPS,
+    PAGE,
     ArraySpec,
     StepSettings,
     TileState,
@@ -207,6 +209,43 @@ def read_tile(task: TileTask, settings: ProcessorSettings) -> NDArray[np.uint16]
     tile = _read(task, settings)
     make_chain(settings.steps).corrections(tile)
     return tile.image
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTile:
+    """A tile as the chain left it, for whoever wants a part of it: a mosaic.
+
+    Attributes
+    ----------
+    task : TileTask
+    settings : ProcessorSettings
+        How it is made again if it was not written.
+    """
+
+    task: TileTask
+    settings: ProcessorSettings
+
+    def read(self, window: tuple[slice, slice]) -> NDArray[np.uint16]:
+        """Read some rows and columns of it; of a tile that was written, only the rows.
+
+        Raises
+        ------
+        FrameError, ValueError, TypeError, OSError
+            As `process_tile`.
+        """
+        rows, columns = window
+        row = self.task.row
+        if row is None or FRAME not in row.places:
+            # Its frame is on disk: it was read once. What has gone is not worth waiting for.
+            settings = replace(self.settings, frame_timeout=0.0)
+            tile = read_tile(self.task, settings)
+            return tile[window].copy()  # it is in a buffer that is used again
+        offset, spec = row.places[FRAME]
+        line = spec.nbytes // spec.shape[0]
+        buffer = thread_buffers().get("part", (spec.nbytes + 2 * PAGE,), np.uint8)
+        count = rows.stop - rows.start
+        whole = read_direct(row.path, offset + rows.start * line, count * line, buffer)
+        return whole.view(spec.dtype).reshape(count, spec.shape[1])[:, columns].copy()
 
 
 def read_edges(task: TileTask, settings: ProcessorSettings) -> dict[Side, MatchTile]:

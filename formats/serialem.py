@@ -388,6 +388,34 @@ def _extended_header(stack: Path) -> tuple[NDArray[np.int16], int]:
 # Writing
 
 
+def require_autodoc(path: Path, tiles: Sequence[ImageSource | None]) -> tuple[ImageSource, ...]:
+    """Refuse an autodoc that cannot tell of the images of a montage.
+
+    Parameters
+    ----------
+    path : Path
+        Of the autodoc.
+    tiles : sequence of (ImageSource or None)
+        The image of each tile, one at least; None if it has none.
+
+    Returns
+    -------
+    tuple of ImageSource
+
+    Raises
+    ------
+    MontageFileError
+    """
+    images = tuple(one for one in tiles if one is not None)
+    in_stack = all(one.page is not None and one.path == images[0].path for one in images)
+    if len(images) < len(tiles) or in_stack != (path.suffix.lower() == ".mdoc"):
+        raise MontageFileError(
+            f"{path}: an .mdoc is for tiles in one stack, and an .idoc for a file each; the tiles "
+            f"are {'in one stack' if in_stack and images else 'not so'}"
+        )
+    return images
+
+
 def write_autodoc(path: Path, montage: PlacedMontage) -> None:
     """Write where tiles lie as SerialEM's own alignment would: ``.mdoc`` or ``.idoc``.
 
@@ -406,13 +434,8 @@ def write_autodoc(path: Path, montage: PlacedMontage) -> None:
     MontageFileError
         If tiles have no images, or not as the name says, or the file cannot be written.
     """
-    images = [tile.image for tile in montage.tiles if tile.image is not None]
-    in_stack = all(one.page is not None and one.path == images[0].path for one in images)
-    if len(images) < len(montage.tiles) or in_stack != (path.suffix.lower() == ".mdoc"):
-        raise MontageFileError(
-            f"{path}: an .mdoc is for tiles in one stack, and an .idoc for a file each; the tiles "
-            f"of {montage.name} are {'in one stack' if in_stack and images else 'not so'}"
-        )
+    images = require_autodoc(path, [tile.image for tile in montage.tiles])
+    in_stack = path.suffix.lower() == ".mdoc"
     height, width = montage.shape
     spacing = montage.pixel_size / NM_PER_ANGSTROM
     told = {"PixelSpacing": f"{spacing:g}"} if math.isfinite(spacing) else {}

@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from processing.flatfield import References
 from processing.geometry import FrameGeometry
 from processing.lens import LensMap
+from processing.masks import check_mask
 from processing.matching import MatchTile, Side
 
 ENTRY_POINTS = "temline.steps"
@@ -29,6 +30,7 @@ PAGE = 4096  # bytes; where a direct write to a disk may begin, in memory and in
 BUILT_IN: Mapping[str, str] = {
     "flip": "processing.steps:Flip",
     "flat_field": "processing.steps:FlatField",
+    "mask": "processing.steps:Mask",
     "statistics": "processing.steps:Statistics",
     "focus": "processing.steps:Focus",
     "light": "processing.steps:Light",
@@ -131,6 +133,8 @@ class TileState:
         None: no lens correction.
     widths : mapping of {"top", "bottom", "left", "right"} to float
         The sides that have a neighbour, and how far the two may overlap, in px.
+    mask : ndarray of bool, shape (height, width), or None
+        True where `image` holds no signal; None: it does everywhere, or that is yet to be found.
     figures : dict
         What was measured, by name.
     arrays : dict
@@ -138,7 +142,7 @@ class TileState:
     edges : dict
         What matching needs, for each of the sides in `widths`.
     counts : ndarray of uint32, shape (65536,), or None
-        Pixels of each value in the flat-fielded image.
+        Pixels of each value in the flat-fielded image, where it holds signal.
     equalised : ndarray of uint8 or None
         The tile at a quarter of its resolution as it is best shown.
     buffers : Buffers
@@ -151,6 +155,7 @@ class TileState:
     reference_age: float = float("nan")
     lens: LensMap | None = None
     widths: Mapping[Side, float] = field(default_factory=dict)
+    mask: NDArray[np.bool_] | None = None
     figures: dict[str, float | bool] = field(default_factory=dict)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     edges: dict[Side, MatchTile] = field(default_factory=dict)
@@ -163,6 +168,8 @@ class TileState:
             raise TypeError(f"frame is {self.raw.dtype}; it must be uint8 or uint16")
         if self.raw.ndim != 2:
             raise ValueError(f"frame has shape {self.raw.shape}; it must be (height, width)")
+        if self.mask is not None:
+            check_mask(self.mask, self.raw.shape)
         self.image = self.raw if self.raw.dtype == np.uint16 else self.raw.astype(np.uint16)
 
 

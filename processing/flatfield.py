@@ -13,11 +13,16 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from processing.arrays import output_array
+from processing.masks import check_mask
 from processing.statistics import count_line
 
 BAD_SIGMAS = 8.0  # robust standard deviations from its neighbourhood at which a pixel is bad
 MAX_RESPONSE_ERROR = 0.25  # and the least departure of its response, as a fraction, that is bad
 MAX_BAD_FRACTION = 0.05  # more bad pixels than this mean wrong frames, not a bad camera
+# Pixels that no light reaches: the corners outside an aperture. A few of them are a bad camera's.
+MIN_RESPONSE = 0.05  # of the median one
+MIN_UNLIT_SHARE = 0.001  # of the frame
+UNLIT_GROWTH = 2  # px
 SAMPLE = 2**20  # about so many pixels tell the median of all to a thousandth of their spread
 PART = 65536  # px that are corrected before they are counted: they fit into a core's cache
 MAX_REACH = 5  # how far round a bad pixel good neighbours are looked for, in px
@@ -36,16 +41,19 @@ class References:
         frame keeps the mean level of the raw one.
     bad : ndarray of bool, shape (height, width)
         Hot and dead pixels, which are replaced by the median of their good neighbours.
+    mask : ndarray of bool, shape (height, width), or None
+        True where no light comes, so that a corrected frame is 0; None if it comes everywhere.
 
     Raises
     ------
     ValueError
-        If the three shapes differ or dark or gain hold a number that is not finite.
+        If the shapes differ or dark or gain hold a number that is not finite.
     """
 
     dark: NDArray[np.float32]
     gain: NDArray[np.float32]
     bad: NDArray[np.bool_]
+    mask: NDArray[np.bool_] | None = None
     bad_places: NDArray[np.int32] = field(init=False, repr=False)
     _steps: tuple[NDArray[np.uint16], NDArray[np.uint16], np.float32, np.float32] = field(
         init=False, repr=False
@@ -65,6 +73,8 @@ class References:
             )
         if not (np.isfinite(dark).all() and np.isfinite(gain).all()):
             raise ValueError("dark or gain holds a number that is not finite; take them again")
+        if self.mask is not None:
+            check_mask(self.mask, gain.shape)
         for name, value in (("dark", dark), ("gain", gain), ("bad", bad)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "bad_places", np.argwhere(bad).astype(np.int32, "C"))
@@ -83,28 +93,38 @@ class References:
         key = rows, columns
         if key not in self._flipped:
             turned = np.s_[:: -1 if rows else 1, :: -1 if columns else 1]
-            self._flipped[key] = References(self.dark[turned], self.gain[turned], self.bad[turned])
+            mask = None if self.mask is None else np.ascontiguousarray(self.mask[turned])
+            self._flipped[key] = References(
+                self.dark[turned], self.gain[turned], self.bad[turned], mask
+            )
         return self._flipped[key]
 
 
-def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
+def make_references(
+    bright: ArrayLike, dark: ArrayLike, mask: ArrayLike | None = None
+) -> References:
     """Make references from frames of the beam without specimen and frames without beam.
 
     A pixel is bad if its dark level or its response lies far from the median of the 5 × 5 pixels
-    round it, by the robust spread (median absolute deviation) of all pixels.
+    round it, by the robust spread (median absolute deviation) of all pixels. Where areas get less
+    than a twentieth of the light, as the corners outside a round aperture, there is no signal.
 
     Parameters
     ----------
     bright, dark : array_like, shape (height, width) or (n, height, width)
         Mean frames or stacks of frames, in counts; a stack is averaged.
+    mask : array_like of bool, shape (height, width), optional
+        True where there is no signal, beside what is found.
 
     Returns
     -------
     references : References
-        With the gain normalised to a mean response of 1.
+        With the gain normalised to a mean response of 1, of the pixels that get light.
 
     Raises
     ------
+    TypeError
+        If `mask` is not bool.
     ValueError
         If shapes differ, a number is not finite, bright is nowhere above dark, or over 5 % of the
         pixels are bad.
@@ -127,10 +147,18 @@ def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
     np.subtract(dark_mean, error, out=error)
     bad = _outliers(error, least=1.0)
     around = cv2.medianBlur(response, 5)
+    unlit = _unlit(np.asarray(around, np.float32), level)
+    if mask is not None:
+        given = check_mask(mask, response.shape)
+        unlit = given if unlit is None else unlit | given
+    if unlit is not None:
+        level = float(np.median(_sample(response[~unlit])))
     np.maximum(around, np.float32(1e-3 * level), out=around)
     np.divide(response, around, out=error)
     error -= 1
     bad |= _outliers(error, least=MAX_RESPONSE_ERROR)
+    if unlit is not None:
+        bad &= ~unlit
     fraction = float(bad.mean())
     if fraction > MAX_BAD_FRACTION:
         raise ValueError(
@@ -138,8 +166,12 @@ def make_references(bright: ArrayLike, dark: ArrayLike) -> References:
             "look at the bright and dark frames and take them again"
         )
     np.copyto(response, around, where=bad)
-    gain = np.divide(np.float32(response.mean(dtype=np.float64)), response, out=response)
-    return References(dark_mean, gain, bad)
+    lit = response if unlit is None else response[~unlit]
+    mean = np.float32(lit.mean(dtype=np.float64))
+    if unlit is not None:
+        response[unlit] = np.inf
+    gain = np.divide(mean, response, out=response)
+    return References(dark_mean, gain, bad, unlit)
 
 
 def flat_field(
@@ -205,6 +237,22 @@ def _mean_frame(frames: ArrayLike, name: str) -> NDArray[np.float32]:
     if not np.isfinite(mean).all():
         raise ValueError(f"{name} holds a number that is not finite; take the frames again")
     return mean
+
+
+def _unlit(response: NDArray[np.float32], level: float) -> NDArray[np.bool_] | None:
+    """Find areas that no light reaches; None if there are none."""
+    dim = response < MIN_RESPONSE * level
+    least = MIN_UNLIT_SHARE * dim.size
+    if np.count_nonzero(dim) < least:
+        return None
+    _, areas, figures, _ = cv2.connectedComponentsWithStats(dim.view(np.uint8))
+    large = figures[:, cv2.CC_STAT_AREA] >= least
+    large[0] = False  # the rest of the frame
+    if not large.any():
+        return None
+    side = 2 * UNLIT_GROWTH + 1
+    unlit = cv2.dilate(large[areas].view(np.uint8), np.ones((side, side), np.uint8))
+    return unlit.view(np.bool_)
 
 
 def _in_steps(values: NDArray[np.float32]) -> tuple[NDArray[np.uint16], np.float32]:

@@ -65,13 +65,15 @@ class Focus:
         return self.share >= LEAST_SHARE
 
 
-def focus_score(frame: NDArray[np.generic]) -> Focus:
+def focus_score(frame: NDArray[np.generic], mask: NDArray[np.bool_] | None = None) -> Focus:
     """Measure the focus of a frame; see `focus`.
 
     Parameters
     ----------
     frame : ndarray, shape (height, width)
         Real pixel values, flat-field corrected for preference; 128 × 128 at least.
+    mask : ndarray of bool, shape (height, width), optional
+        True where there is no signal.
 
     Returns
     -------
@@ -79,10 +81,10 @@ def focus_score(frame: NDArray[np.generic]) -> Focus:
 
     Raises
     ------
-    ValueError
-        If `frame` is not two-dimensional or too small, or holds a number that is not finite.
+    TypeError, ValueError
+        As `tile_spectrum`.
     """
-    return focus(tile_spectrum(frame))
+    return focus(tile_spectrum(frame, mask))
 
 
 def focus(spectrum: TileSpectrum) -> Focus:

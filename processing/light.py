@@ -13,6 +13,9 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from processing.masks import check_mask
 
 GRID = 64  # blocks along each side
 ROWS_A_BLOCK = 4  # that are read; a mean needs no more
@@ -24,11 +27,12 @@ LIT = 0.6  # of that, which must be reached within `REACH` blocks of a sharp edg
 REACH = 2
 SMOOTH = 9  # blocks along each side of a square whose mean says on which sides light lies
 LEAST_BLOCKS = 4  # dark blocks side by side below which they may be a stain
+LEAST_SEEN = 0.25  # share of a block that must hold signal, or it is left out
 
 
 @dataclass(frozen=True)
 class Light:
-    """The dark parts of a tile.
+    """The dark parts of a tile, of what a mask leaves of it.
 
     Attributes
     ----------
@@ -43,13 +47,15 @@ class Light:
     obstructed: float
 
 
-def find_light(image: NDArray[np.unsignedinteger]) -> Light:
+def find_light(image: NDArray[np.unsignedinteger], mask: NDArray[np.bool_] | None = None) -> Light:
     """Find the dark parts of a tile, and tell how sharp their edges are.
 
     Parameters
     ----------
     image : ndarray of uint8 or uint16, shape (height, width)
         Flat-field corrected for preference.
+    mask : ndarray of bool, shape (height, width), optional
+        True where there is no signal: neither dark nor lit.
 
     Returns
     -------
@@ -57,23 +63,31 @@ def find_light(image: NDArray[np.unsignedinteger]) -> Light:
 
     Raises
     ------
+    TypeError
+        If `mask` is not bool.
     ValueError
-        If `image` is smaller than 64 × 64.
+        If `image` is smaller than 64 × 64, or `mask` is of another shape or leaves nothing.
     """
-    blocks = _block_means(image)
-    beyond = sum(area for area, edge in _dark_parts(blocks, BRIGHTEST) if edge == "beam")
-    before = sum(area for area, edge in _dark_parts(blocks, BRIGHT) if edge == "sharp")
-    return Light(beyond / blocks.size, before / blocks.size)
+    if mask is None:
+        blocks, seen = _block_means(image), np.ones((GRID, GRID), np.bool_)
+    else:
+        blocks, seen = _means_beside(image, check_mask(mask, image.shape))
+    beyond = sum(area for area, edge in _dark_parts(blocks, seen, BRIGHTEST) if edge == "beam")
+    before = sum(area for area, edge in _dark_parts(blocks, seen, BRIGHT) if edge == "sharp")
+    n_seen = max(1, int(seen.sum()))
+    return Light(beyond / n_seen, before / n_seen)
 
 
 def _dark_parts(
-    blocks: NDArray[np.float32], bright: float
+    blocks: NDArray[np.float32], seen: NDArray[np.bool_], bright: float
 ) -> Iterator[tuple[int, Literal["sharp", "beam", "fold"]]]:
     """Find dark parts, with how many blocks each has, and what its edge is like.
 
     Parameters
     ----------
     blocks : ndarray of float32, shape (64, 64)
+    seen : ndarray of bool, shape (64, 64)
+        Those that count.
     bright : float
         Percentile of the blocks that is taken for fully lit.
     """
@@ -90,7 +104,7 @@ def _dark_parts(
     n_parts, parts = cv2.connectedComponents(dark)
     for number in range(1, n_parts):
         part = parts == number
-        area = int(part.sum())
+        area = int((part & seen).sum())
         if area >= LEAST_BLOCKS:
             edge = part & (inner == 0)
             if np.mean(near[edge] > LIT * full) > 0.5:
@@ -104,6 +118,23 @@ def _between(lit: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
     before = np.logical_or.accumulate(lit, axis)
     after = np.flip(np.logical_or.accumulate(np.flip(lit, axis), axis), axis)
     return before & after
+
+
+def _means_beside(
+    image: NDArray[np.unsignedinteger], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Reduce what a mask leaves of an image to blocks; tell which have any of it.
+
+    The others are given what the nearest of these has, so that a mask has no edge.
+    """
+    whole = 2**15
+    shares = _block_means(np.where(mask, 0, whole).astype(np.uint16)) / whole
+    seen = shares >= LEAST_SEEN
+    if not seen.any():
+        return np.zeros_like(shares), seen
+    means = _block_means(np.where(mask, 0, image)) / np.maximum(shares, LEAST_SEEN)
+    nearest = ndimage.distance_transform_edt(~seen, return_distances=False, return_indices=True)
+    return means[tuple(nearest)], seen
 
 
 def _block_means(image: NDArray[np.unsignedinteger]) -> NDArray[np.float32]:

@@ -14,6 +14,8 @@ import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
+from processing.masks import check_mask
+
 SIDE = 128  # of a window, in px
 GRID = 5  # windows along each side of a large tile
 # The middles of the outer windows lie so far in, as a share of the tile: half of an overlap of
@@ -30,6 +32,7 @@ LEAST_TEXTURE = 4.0  # power of the coarse band over the floor below which there
 CORRELATED = 2.25  # a Hann window makes so many neighbouring elements of a spectrum one
 # Pixels beyond so many standard deviations are cut, or one of them would fill the floor.
 SPIKE = 6.0
+MAX_MASKED = 0.1  # share of a window without signal from which on it tells nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class TileSpectrum:
         Power of the coarse and the fine detail of each window above its noise floor, as the factor
         of the power that sharp edges have.
     texture : ndarray of float64, shape (rows, columns)
-        Power of the coarse detail over the noise floor.
+        Power of the coarse detail over the noise floor; −1 where a mask leaves too little.
     """
 
     power: NDArray[np.float32]
@@ -67,13 +70,18 @@ class TileSpectrum:
         return mean_power(self.power, FLOOR)
 
 
-def tile_spectrum(image: NDArray[np.generic]) -> TileSpectrum:
+def tile_spectrum(
+    image: NDArray[np.generic], mask: NDArray[np.bool_] | None = None
+) -> TileSpectrum:
     """Take the spectrum of a tile, averaged over windows (P. D. Welch, IEEE Trans. 1967).
 
     Parameters
     ----------
     image : ndarray, shape (height, width)
         Pixel values, flat-field corrected, and not resampled: that would take from the noise floor.
+    mask : ndarray of bool, shape (height, width), optional
+        True where there is no signal. Windows of which a tenth is masked have no texture; in others
+        the mean stands there.
 
     Returns
     -------
@@ -81,20 +89,24 @@ def tile_spectrum(image: NDArray[np.generic]) -> TileSpectrum:
 
     Raises
     ------
+    TypeError
+        If `mask` is not bool.
     ValueError
-        If `image` is not two-dimensional or too small, or holds a number that is not finite.
+        If `image` is not two-dimensional or too small, or holds a number that is not finite, or
+        `mask` is of another shape or leaves nothing.
     """
-    windows, grid = cut_windows(image)
+    windows, grid, seen = cut_windows(image, mask)
     power = _power(windows)
     flat = power.reshape(len(power), -1)
     coarse, fine, floor = (flat @ _weights()).T.astype(np.float64)
     whitened = _whitened(COARSE)
-    texture = np.divide(coarse, floor, out=np.zeros_like(floor), where=floor > 0) - 1
+    texture = np.divide(coarse, floor, out=np.zeros_like(floor), where=seen & (floor > 0)) - 1
     used = texture >= LEAST_TEXTURE
-    chosen = (used if used.any() else np.ones_like(used)).astype(np.float32)
+    # If none has texture, all that show; if none does, all.
+    chosen = next(each for each in (used, seen, ~seen) if each.any()).astype(np.float32)
     n = int(chosen.sum())
     return TileSpectrum(
-        power=(chosen @ flat / n).reshape(power.shape[1:]),
+        power=np.asarray(chosen @ flat / np.float32(n), np.float32).reshape(power.shape[1:]),
         windows=n,
         coarse=((coarse - floor) / whitened).reshape(grid),
         fine=(fine - floor * _floor_in_fine()).reshape(grid),
@@ -102,34 +114,57 @@ def tile_spectrum(image: NDArray[np.generic]) -> TileSpectrum:
     )
 
 
-def cut_windows(image: NDArray[np.generic]) -> tuple[NDArray[np.float32], tuple[int, int]]:
+def cut_windows(
+    image: NDArray[np.generic], mask: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float32], tuple[int, int], NDArray[np.bool_]]:
     """Cut windows out of an image, evenly spread, each less its mean and faded to its sides.
 
     Parameters
     ----------
     image : ndarray, shape (height, width)
+    mask : ndarray of bool, shape (height, width), optional
+        True where there is no signal.
 
     Returns
     -------
     ndarray of float32, shape (n, 128, 128)
     (int, int)
         How many there are along the rows and the columns: n is their product.
+    ndarray of bool, shape (n,)
+        Which of them are nearly whole; in the others a mask leaves too little.
 
     Raises
     ------
+    TypeError
+        If `mask` is not bool.
     ValueError
-        If `image` is not two-dimensional or too small, or holds a number that is not finite.
+        If `image` is not two-dimensional or too small, or holds a number that is not finite, or
+        `mask` is of another shape or leaves nothing.
     """
     if image.ndim != 2 or min(image.shape) < SIDE:
         raise ValueError(f"frame has shape {image.shape}; it must be two-dimensional, 128² or more")
-    down, across = (_starts(length) for length in image.shape)
+    lost = None if mask is None else check_mask(mask, image.shape)
+    down, across = (
+        _starts(*((0, length) if lost is None else _shown(lost.mean(axis=1 - axis))))
+        for axis, length in enumerate(image.shape)
+    )
     windows = np.empty((len(down) * len(across), SIDE, SIDE), np.float32)
-    for number, window in enumerate(windows):
-        row, column = down[number // len(across)], across[number % len(across)]
-        window[:] = image[row : row + SIDE, column : column + SIDE]
+    places = [np.s_[r : r + SIDE, c : c + SIDE] for r in down for c in across]
+    for window, place in zip(windows, places, strict=True):
+        window[:] = image[place]
+    seen = np.ones(len(windows), np.bool_)
+    if lost is not None:
+        seen[:] = [_fill(windows[n], lost[place]) for n, place in enumerate(places)]
     if not np.isfinite([_level(window, _fade()) for window in windows]).all():
         raise ValueError("frame holds a number that is not finite")
-    return windows, (len(down), len(across))
+    return windows, (len(down), len(across)), seen
+
+
+def _fill(window: NDArray[np.float32], masked: NDArray[np.bool_]) -> bool:
+    """Put the mean of a window where it is masked; tell whether that is little of it."""
+    if masked.any():
+        window[masked] = 0.0 if masked.all() else window[~masked].mean()
+    return bool(masked.mean() <= MAX_MASKED)
 
 
 def _power(windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -181,11 +216,21 @@ def in_band(band: tuple[float, float]) -> NDArray[np.bool_]:
     return (frequency() >= band[0]) & (frequency() < band[1])
 
 
-def _starts(length: int) -> list[int]:
+def _shown(lost: NDArray[np.floating]) -> tuple[int, int]:
+    """Give where lines begin and end of which a mask leaves half; all, if that is too little."""
+    shown = np.flatnonzero(lost <= 0.5)
+    if not len(shown) or shown[-1] + 1 - shown[0] < SIDE:
+        return 0, len(lost)
+    return int(shown[0]), int(shown[-1]) + 1
+
+
+def _starts(first: int, end: int) -> list[int]:
     """Place windows along a side, so that the outer ones have their middle `INSET` from its end."""
+    length = end - first
     n = min(GRID, length // SIDE)
     inset = int(min(max(0.0, INSET * length - SIDE / 2), (length - n * SIDE) / 2))
-    return np.linspace(inset, length - SIDE - inset, n).round().astype(int).tolist()
+    starts = np.linspace(first + inset, end - SIDE - inset, n)
+    return starts.round().astype(int).tolist()
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from processing.masks import check_mask
+
 HISTOGRAM_BINS = 256
 RUN = 32768  # pixels at most that a counter of 16 bits counts
 VALUES = 65536  # that a pixel of 16 bits can have
@@ -59,7 +61,9 @@ class TileStatistics:
 
 
 def tile_statistics(
-    frame: NDArray[np.unsignedinteger], bit_depth: int | None = None
+    frame: NDArray[np.unsignedinteger],
+    bit_depth: int | None = None,
+    mask: NDArray[np.bool_] | None = None,
 ) -> TileStatistics:
     """Measure a frame.
 
@@ -69,6 +73,8 @@ def tile_statistics(
     bit_depth : int, optional
         Bits that the camera fills; by default all of the type. A pixel at ``2 ** bit_depth − 1`` or
         above counts as saturated.
+    mask : ndarray of bool, shape (height, width), optional
+        True where there is no signal: pixels that are left out.
 
     Returns
     -------
@@ -77,11 +83,12 @@ def tile_statistics(
     Raises
     ------
     TypeError
-        If `frame` is not uint8 or uint16.
+        If `frame` is not uint8 or uint16, or `mask` not bool.
     ValueError
-        If `frame` is not two-dimensional or empty, or the bit depth does not fit the type.
+        If `frame` is not two-dimensional or empty, the bit depth does not fit the type, or `mask`
+        is of another shape or leaves nothing.
     """
-    counts = value_counts(frame)
+    counts = value_counts(frame, mask)
     bits = MAX_BITS[frame.dtype] if bit_depth is None else bit_depth
     if not 8 <= bits <= MAX_BITS[frame.dtype]:
         raise ValueError(
@@ -131,12 +138,16 @@ def statistics_of_counts(counts: NDArray[np.integer], bit_depth: int) -> TileSta
     )
 
 
-def value_counts(frame: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
+def value_counts(
+    frame: NDArray[np.unsignedinteger], mask: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """Count the pixels of each value.
 
     Parameters
     ----------
     frame : ndarray of uint8 or uint16, shape (height, width)
+    mask : ndarray of bool, shape (height, width), optional
+        True where there is no signal: pixels that are left out.
 
     Returns
     -------
@@ -145,7 +156,8 @@ def value_counts(frame: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
     Raises
     ------
     TypeError, ValueError
-        If `frame` is of another type or shape, or empty.
+        If `frame` or `mask` is of another type or shape, `frame` is empty, or `mask` leaves
+        nothing.
     """
     if frame.dtype not in MAX_BITS:
         raise TypeError(f"frame is {frame.dtype}; it must be uint8 or uint16")
@@ -153,7 +165,10 @@ def value_counts(frame: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
         raise ValueError(f"frame has shape {frame.shape}; it must be (height, width), not empty")
     tables = np.zeros((2, 2 ** MAX_BITS[frame.dtype]), np.uint32)
     _count(np.ascontiguousarray(frame), tables)
-    return tables.sum(axis=0, dtype=np.int64)
+    counts = tables.sum(axis=0, dtype=np.int64)
+    if mask is not None:
+        counts -= np.bincount(frame[check_mask(mask, frame.shape)], minlength=len(counts))
+    return counts
 
 
 def percentiles(counts: NDArray[np.integer], percents: tuple[float, ...]) -> tuple[float, ...]:
@@ -176,7 +191,9 @@ def percentiles(counts: NDArray[np.integer], percents: tuple[float, ...]) -> tup
     return tuple(np.searchsorted(cumulative, ranks, side="left").astype(float).tolist())
 
 
-def count_extremes(frame: NDArray[np.unsignedinteger], top: int) -> tuple[int, int]:
+def count_extremes(
+    frame: NDArray[np.unsignedinteger], top: int, mask: NDArray[np.bool_] | None = None
+) -> tuple[int, int]:
     """Count the pixels that tell nothing.
 
     Parameters
@@ -185,6 +202,8 @@ def count_extremes(frame: NDArray[np.unsignedinteger], top: int) -> tuple[int, i
         Raw counts.
     top : int
         The least value that is saturated.
+    mask : ndarray of bool, shape (height, width), optional
+        True where there is no signal: pixels that are left out.
 
     Returns
     -------
@@ -192,6 +211,10 @@ def count_extremes(frame: NDArray[np.unsignedinteger], top: int) -> tuple[int, i
         Pixels at `top` or above, and pixels at 0.
     """
     saturated, dead = _count_extremes(frame, frame.dtype.type(top))
+    if mask is not None:
+        masked = frame[mask]
+        saturated -= np.count_nonzero(masked >= top)
+        dead -= np.count_nonzero(masked == 0)
     return int(saturated), int(dead)
 
 

@@ -18,6 +18,7 @@ from processing.flatfield import flat_field
 from processing.focus import SIDES, focus
 from processing.geometry import FrameGeometry
 from processing.light import find_light
+from processing.masks import blank, find_mask
 from processing.matching import prepare_edges
 from processing.noise import signal_to_noise
 from processing.pyramid import level_shapes, pyramid, reduce_to, scaled_shape
@@ -54,6 +55,40 @@ class Flip(Step):
         np.copyto(tile.image, turned)
         if tile.references is not None:
             tile.references = tile.references.flipped(rows, columns)
+        if tile.mask is not None:
+            tile.mask = np.ascontiguousarray(
+                tile.mask[:: -1 if rows else 1, :: -1 if columns else 1]
+            )
+
+
+class Mask(Step):
+    """Find where the frame holds no signal, unless that is given, and write 0 there.
+
+    It looks at the raw frame, in which a filled area still has one value; what references know to
+    be without light counts too.
+    """
+
+    corrects = True
+    figures: Mapping[str, Figure] = {"masked": Figure()}
+
+    def __call__(self, tile: TileState) -> None:
+        """Find the mask, and write it into the image."""
+        if tile.mask is None:
+            tile.mask = find_mask(tile.raw)
+        unlit = None if tile.references is None else tile.references.mask
+        if unlit is not None:
+            tile.mask = unlit if tile.mask is None else tile.mask | unlit
+        tile.figures["masked"] = 0.0
+        if tile.mask is None:
+            return
+        tile.figures["masked"] = np.count_nonzero(tile.mask) / tile.mask.size
+        if tile.image is tile.raw:
+            tile.image = tile.buffers.get("masked", tile.raw.shape, np.uint16)
+            np.copyto(tile.image, tile.raw)
+        if tile.counts is not None:
+            masked = np.bincount(tile.image[tile.mask], minlength=VALUES)
+            tile.counts -= masked.astype(np.uint32)
+        blank(tile.image, tile.mask)
 
 
 class FlatField(Step):
@@ -118,10 +153,10 @@ class Statistics(Step):
     def __call__(self, tile: TileState) -> None:
         """Count and measure."""
         if tile.counts is None:
-            tile.counts = value_counts(tile.image).astype(np.uint32)
+            tile.counts = value_counts(tile.image, tile.mask).astype(np.uint32)
         bits = self.bit_depth or MAX_BITS[tile.raw.dtype]
         found = statistics_of_counts(tile.counts, bits)
-        saturated, dead = count_extremes(tile.raw, 2**bits - 1)
+        saturated, dead = count_extremes(tile.raw, 2**bits - 1, tile.mask)
         dark = tile.counts[: int(np.ceil(DARK * found.p99))].sum()
         tile.figures |= {
             "mean": found.mean,
@@ -131,9 +166,9 @@ class Statistics(Step):
             "p01": found.p01,
             "p50": found.p50,
             "p99": found.p99,
-            "saturated": saturated / tile.raw.size,
-            "dead": dead / tile.raw.size,
-            "dark": float(dark) / tile.raw.size,
+            "saturated": saturated / found.pixels,
+            "dead": dead / found.pixels,
+            "dark": float(dark) / found.pixels,
         }
         tile.arrays["histogram"] = found.histogram.astype(np.uint32)
 
@@ -149,6 +184,10 @@ class Lens(Step):
             out = tile.buffers.get("lens", tile.image.shape, np.uint16)
             tile.lens.correct(tile.image, out)
             tile.image = out
+            if tile.mask is not None:
+                # Whatever is mixed with pixels that hold nothing.
+                tile.mask = tile.lens.correct(255 * tile.mask.view(np.uint8)) > 0
+                blank(tile.image, tile.mask)
 
 
 class Focus(Step):
@@ -174,7 +213,7 @@ class Focus(Step):
 
     def __call__(self, tile: TileState) -> None:
         """Measure the whole tile."""
-        spectrum = tile_spectrum(tile.image)
+        spectrum = tile_spectrum(tile.image, tile.mask)
         found, blur = focus(spectrum), directed_blur(spectrum)
         tile.figures |= {
             "focus": found.score,
@@ -199,7 +238,7 @@ class Light(Step):
 
     def __call__(self, tile: TileState) -> None:
         """Look at the whole tile."""
-        found = find_light(tile.image)
+        found = find_light(tile.image, tile.mask)
         tile.figures |= {"beam_edge": found.beam_edge, "obstructed": found.obstructed}
 
 
@@ -210,7 +249,7 @@ class Edges(Step):
 
     def __call__(self, tile: TileState) -> None:
         """Prepare the edges."""
-        tile.edges |= prepare_edges(tile.image, tile.widths)
+        tile.edges |= prepare_edges(tile.image, tile.widths, tile.mask)
 
 
 class Pyramid(Step):

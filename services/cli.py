@@ -227,7 +227,22 @@ def lens_fit(
         raise typer.Exit(1)
 
 
+SeamName = Literal["blend", "cut"]
 FreedomName = Literal["auto", "translation", "affine", "lens", "affine+lens"]
+SolveModel = Annotated[
+    FreedomName,
+    typer.Option(
+        help="What tiles may do: be moved only, be bent each by a map of its own, or all by "
+        "one lens; auto: what matches that are held out bear out."
+    ),
+]
+OffsetSigns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIGNS",
+        help='What dX and dY mean, if the data cannot tell: such as "x,-y" or "y,x raster".',
+    ),
+]
 CsvFile = Annotated[
     Path | None, typer.Option("--csv", metavar="OUT", help="Write the tiles' positions there.")
 ]
@@ -246,20 +261,8 @@ def solve(  # noqa: PLR0917
     csv_file: CsvFile = None,
     render_file: RenderFile = None,
     ome_folder: OmeFolder = None,
-    model: Annotated[
-        FreedomName,
-        typer.Option(
-            help="What tiles may do: be moved only, be bent each by a map of its own, or all by "
-            "one lens; auto: what matches that are held out bear out."
-        ),
-    ] = "auto",
-    offsets: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIGNS",
-            help='What dX and dY mean, if the data cannot tell: such as "x,-y" or "y,x raster".',
-        ),
-    ] = None,
+    model: SolveModel = "auto",
+    offsets: OffsetSigns = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the figures there, too.")
     ] = None,
@@ -280,6 +283,136 @@ def solve(  # noqa: PLR0917
         json_file=json_file,
     )
     if not accepted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stitch(  # noqa: PLR0917
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT",
+            help="A folder of tile images; a table of positions, or TileConfiguration.txt, and the "
+            "folder of its images; an .mdoc or a stack of SerialEM; tile specs of `render`; "
+            "OME-TIFF; metadata of TilEM.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUT", help="Of the mosaic: OME-Zarr."),
+    ] = Path("mosaic.ome.zarr"),
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the tiles' names, such as 'r{row}_c{col}*.tif' or 'tile_{index}.png'; by "
+            "default it is found."
+        ),
+    ] = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, help="Of the grid, where names hold an {index} alone.")
+    ] = None,
+    serpentine: Annotated[
+        bool, typer.Option("--serpentine", help="That index runs back along every second row.")
+    ] = False,
+    overlap: Annotated[
+        float | None, typer.Option(help="Of neighbours, in %; by default it is measured.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(metavar="NM", help="Where the files do not tell it, or wrongly.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Of positions: px, nm, um or mm, if the file does not tell.")
+    ] = None,
+    y_up: Annotated[
+        bool | None,
+        typer.Option("--y-up/--y-down", help="Which way y and rows count, if not as usual."),
+    ] = None,
+    section: Annotated[
+        str | None, typer.Option(help="Which montage of a file that holds several.")
+    ] = None,
+    search: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="PX",
+            help="How far neighbours may lie from where they should; by default it is measured.",
+        ),
+    ] = None,
+    match_anew: Annotated[
+        bool, typer.Option("--match-anew", help="Match images although the input holds matches.")
+    ] = False,
+    offsets: OffsetSigns = None,
+    model: SolveModel = "auto",
+    bright: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An image or a stack of the beam without specimen."),
+    ] = None,
+    dark: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An image or a stack without beam.")
+    ] = None,
+    no_flat: Annotated[
+        bool, typer.Option("--no-flat", help="Do not estimate uneven light from the tiles.")
+    ] = False,
+    seam: Annotated[
+        SeamName, typer.Option(help="Where tiles overlap: their mean, or the one that is nearer.")
+    ] = "blend",
+    csv_file: CsvFile = None,
+    render_file: RenderFile = None,
+    ome_folder: OmeFolder = None,
+    mdoc_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--mdoc",
+            metavar="OUT",
+            help="Write aligned piece coordinates there, as SerialEM does: .mdoc of a stack, .idoc "
+            "of single images.",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Write the figures, also of each tile, there."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads; by default one a processor.")
+    ] = None,
+) -> None:
+    """Stitch a montage that somebody took, and tell whether to accept it.
+
+    Light is evened, neighbours are matched, all is solved, and a mosaic written with a page of
+    figures to review it by. The exit code is 1 if it is not accepted.
+
+    Example: [bold]temline stitch tiles/ --pixel-size 4 -o brain.ome.zarr --csv tiles.csv[/bold]
+    """
+    from formats.options import ReadOptions
+    from services.solve import Outputs, parse_offsets
+    from services.stitch import StitchRequest, run_stitch
+
+    request = StitchRequest(
+        inputs=tuple(inputs),
+        output=output,
+        options=ReadOptions(
+            pattern=pattern,
+            columns=columns,
+            serpentine=serpentine,
+            overlap=overlap,
+            unit=unit,
+            pixel_size=pixel_size,
+            y_up=y_up,
+            section=section,
+        ),
+        offsets=None if offsets is None else parse_offsets(offsets),
+        freedom=model,
+        bright=bright,
+        dark=dark,
+        flat=not no_flat,
+        match_anew=match_anew,
+        reach=search,
+        seam=seam,
+        outputs=Outputs(csv_file, render_file, ome_folder, mdoc_file),
+        json=json_file,
+        workers=workers,
+    )
+    if not run_stitch(request):
         raise typer.Exit(1)
 
 

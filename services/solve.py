@@ -24,6 +24,7 @@ from formats.montage import MontageFileError, PlacedMontage
 from formats.ome_tiff import write_ome_tiff
 from formats.positions import write_csv
 from formats.render import write_render
+from formats.serialem import write_autodoc
 from formats.tilem import read_tilem
 from processing.solve import Freedom
 from services.errors import PlainError
@@ -44,11 +45,14 @@ class Outputs:
         Tile specs of `render`, JSON.
     ome : Path or None
         Folder of the OME-TIFF file.
+    autodoc : Path or None
+        Where tiles lie as SerialEM would align them: ``.mdoc`` or ``.idoc``.
     """
 
     csv: Path | None = None
     render: Path | None = None
     ome: Path | None = None
+    autodoc: Path | None = None
 
     def write(self, montage: PlacedMontage, frames: Frames, progress: Progress) -> list[Path]:
         """Write what is asked for; give the files written."""
@@ -59,6 +63,9 @@ class Outputs:
         if self.render is not None:
             write_render(self.render, montage)
             written.append(self.render)
+        if self.autodoc is not None:
+            write_autodoc(self.autodoc, montage)
+            written.append(self.autodoc)
         if self.ome is not None:
             tracked = progress.track(frames(), len(montage.tiles), description="OME-TIFF")
             written.append(write_ome_tiff(self.ome, montage, tracked))

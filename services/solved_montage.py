@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile
@@ -32,17 +33,20 @@ class Solved:
     seconds : float
         Of solving.
     limits : AgreementLimits
+    textured : ndarray of bool, shape (n,), or None
+        Whether each tile shows anything to be matched by; None if nobody looked.
     """
 
     montage: Montage
     solution: MapSolution
     seconds: float
     limits: AgreementLimits = field(default_factory=AgreementLimits)
+    textured: NDArray[np.bool_] | None = None
 
     @property
     def agreement(self) -> Agreement:
         """How well it agrees with all matches that were believed."""
-        return Agreement.of(self.solution)
+        return Agreement.of(self.solution, self.textured)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -85,8 +89,10 @@ class Solved:
         }
 
     def _offset(self) -> float:
-        """Return how far the edges are from nominal, in px, median."""
+        """Return how far the edges are from nominal, in px, median; NaN if there are none."""
         edges, nominal = self.montage.edges, self.montage.nominal
+        if not len(edges.pairs):
+            return math.nan
         a, b = edges.pairs.T
         return float(np.median(np.linalg.norm(edges.offsets - nominal[b] + nominal[a], axis=1)))
 
@@ -161,6 +167,18 @@ def solve_montage(montage: Montage, freedom: Freedom = "auto") -> Solved:
             f"{montage.path} holds no points (pX, pY, qX, qY), which maps of tiles need; solve it "
             "with --model translation"
         )
+    return solve_edges(montage, freedom)
+
+
+def solve_edges(montage: Montage, freedom: Freedom = "auto") -> Solved:
+    """Solve a montage by its edges, also by none: then all tiles stay at their nominal places.
+
+    Parameters
+    ----------
+    montage : Montage
+    freedom : {"auto", "translation", "affine", "lens", "affine+lens"}
+    """
+    edges = montage.edges
     began = time.perf_counter()
     solution = solve_maps(
         montage.nominal,

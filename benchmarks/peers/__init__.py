@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent.parent / ".venv-peers"
 REQUIREMENTS = {
     "ashlar": "ashlar==1.20.0",
+    "bigfeta": "bigfeta==1.1.4",
+    "feabas": "feabas==3.0.6",
     "m2stitch": "m2stitch==0.7.2",
     "multiview_stitcher": "multiview-stitcher==0.1.62",
 }
@@ -34,6 +36,9 @@ class Stitched:
     ----------
     positions : ndarray of float64, shape (n, 2), or None
         (row, column) of each tile's first pixel, in px; None if there is none.
+    places : ndarray of float64, shape (…, n, k, 2), or None
+        Where pixels of each tile lie, (row, column) in px, of those that bend tiles; of several
+        solutions one after another.
     seconds : float
         Time of the processor, all threads, without reading tiles and importing libraries.
     said : str
@@ -43,6 +48,7 @@ class Stitched:
     positions: NDArray[np.float64] | None
     seconds: float = float("nan")
     said: str = ""
+    places: NDArray[np.float64] | None = None
 
 
 def install(name: str) -> str:
@@ -69,7 +75,9 @@ def stitch(name: str, tiles: Path, folder: Path) -> Stitched:
         A key of `REQUIREMENTS`.
     tiles : Path
         An ``.npz`` file of `tiles` (n, height, width), `nominal` (n, 2) in px, `grid` (n, 2) and
-        `reach`, by how much nominal places may be wrong along each axis, in px.
+        `reach`, by how much nominal places may be wrong along each axis, in px. For those that
+        bend tiles, `pixels` (k, 2) whose places are asked for; for those that match nothing,
+        `pairs` (m, 2) and `points` (l, 7): those of matches, with the number of the pair before.
     folder : Path
         Where it leaves its result.
 
@@ -85,7 +93,10 @@ def stitch(name: str, tiles: Path, folder: Path) -> Stitched:
     if said:
         return Stitched(None, said=said)
     with np.load(result) as stored:
-        return Stitched(stored["positions"], float(stored["seconds"]))
+        found = {name: stored[name] for name in ("positions", "places") if name in stored}
+        return Stitched(
+            found.get("positions"), float(stored["seconds"]), places=found.get("places")
+        )
 
 
 def _run(command: list[str], timeout: float) -> str:

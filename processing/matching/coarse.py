@@ -60,14 +60,11 @@ class _Span:
     allowed: slice
     shift: int
 
-    def common(self, index: int) -> int:
-        """Give the length of the overlap at the lag of an index."""
-        size_a, size_b, lag = (
-            self.a.stop - self.a.start,
-            self.b.stop - self.b.start,
-            self.low + index,
-        )
-        return min(size_a, lag + size_b) - max(0, lag)
+    def common(self) -> NDArray[np.int64]:
+        """Give the length of the overlap at each lag."""
+        size_a, size_b = self.a.stop - self.a.start, self.b.stop - self.b.start
+        lags = np.arange(self.low, self.high + 1)
+        return np.minimum(size_a, lags + size_b) - np.maximum(0, lags)
 
 
 def find_peak(
@@ -96,8 +93,18 @@ def find_peak(
     part_a = np.ascontiguousarray(a.coarse[rows.a, columns.a])
     part_b = np.ascontiguousarray(b.coarse[rows.b, columns.b])
     heights = _products(part_a, part_b, rows, columns)
-    energies = cv2.integral(part_a**2), cv2.integral(part_b**2)
-    _normalise(heights, energies, (rows.low, columns.low))
+    areas = np.outer(rows.common(), columns.common()).astype(np.float32)
+    if a.mask is None and b.mask is None:
+        energies = cv2.integral(part_a**2), cv2.integral(part_b**2)
+        _normalise(heights, energies, (rows.low, columns.low))
+    else:
+        seen_a, seen_b = _seen(a, rows.a, columns.a), _seen(b, rows.b, columns.b)
+        areas = _products(seen_a, seen_b, rows, columns)
+        energies = (
+            _products(part_a**2, seen_b, rows, columns),
+            _products(seen_a, part_b**2, rows, columns),
+        )
+        _normalise_seen(heights, energies, areas)
     origin = (
         rows.low - rows.shift + (a.top - b.top) // step,
         columns.low - columns.shift + (a.left - b.left) // step,
@@ -121,7 +128,7 @@ def find_peak(
         dcol=(place[1] + fraction[1] + origin[1]) * step,
         height=height / chance,
         rival=float(allowed.max()) / chance,
-        correlation=height / sqrt(rows.common(place[0]) * columns.common(place[1])),
+        correlation=height / sqrt(max(float(areas[place]), 1.0)),
     )
 
 
@@ -202,6 +209,25 @@ def _normalise(products, energies, first):  # type: ignore[no-untyped-def]
                 if sum_a > 0 and sum_b > 0:
                     value = products[i, j] * np.sqrt(height * width / (sum_a * sum_b))
             products[i, j] = value
+
+
+def _seen(tile: MatchTile, rows: slice, columns: slice) -> NDArray[np.float32]:
+    """Give 1 where a part of a reduced tile holds signal, and 0 elsewhere."""
+    if tile.mask is None:
+        return np.ones((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+    return (~tile.mask[rows, columns]).astype(np.float32)
+
+
+def _normalise_seen(
+    products: NDArray[np.float32],
+    energies: tuple[NDArray[np.float32], NDArray[np.float32]],
+    areas: NDArray[np.float32],
+) -> None:
+    """Do as `_normalise`, by the energies of what both tiles see, and how much that is."""
+    # By Fourier transforms: what is 0 comes out as a rounding error, of either sign.
+    energy = np.sqrt(np.maximum(energies[0], 1.0) * np.maximum(energies[1], 1.0))
+    products *= np.sqrt(np.maximum(areas, 1.0)) / energy
+    products[areas < LEAST_AREA] = 0
 
 
 def _blank(heights: NDArray[np.float32], place: tuple[int, int], radius: int) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from processing.matching.coarse import Peak, find_peak
 from processing.matching.fine import locate_patches, refine
-from processing.matching.tile import BAND_WIDE, MARGIN, MatchTile, overlap
+from processing.matching.tile import BAND_WIDE, MARGIN, MatchTile, overlap, without_lines
 
 Reason = Literal["", "no texture", "ambiguous", "low correlation", "out of range"]
 
@@ -62,9 +62,10 @@ class Match:
         By how much b's picture is turned against a's, counter-clockwise as displayed (row 0 at the
         top), in degrees; 0 if the patches cannot tell.
     points : ndarray of float32, shape (k, 6)
-        The patches that bear it out, each ``[row_a, col_a, row_b, col_b, sd, weight]``: its middle
-        in a and where b shows the same, in px from each tile's first pixel; its standard deviation
-        along each axis, in px; its share of all that the patches know, so that shares add to 1.
+        The patches that bear it out, each ``[row_a, col_a, row_b, col_b, sd, weight]``: the middle
+        in a of what tells its offset, and where b shows the same, in px from each tile's first
+        pixel; its standard deviation along each axis, in px; its share of all that the patches
+        know, so that shares add to 1.
     """
 
     drow: float
@@ -116,6 +117,7 @@ def match(
             f"nominal is {nominal} and max_offset {max_offset} px; they must be finite numbers, "
             "max_offset not negative"
         )
+    a, b = without_lines(a, b)
     peak = find_peak(a, b, nominal, max_offset + MARGIN)
     if peak is None:
         return _bad(nominal, "out of range")
@@ -176,7 +178,7 @@ def match_points(
         raise ValueError(f"the match is not good ({match.reason}); no points can be found from it")
     if side < LEAST_POINT_SIDE:
         raise ValueError(f"side is {side} px; it must be {LEAST_POINT_SIDE} px or more")
-    return locate_patches(a, b, match.points, side)
+    return locate_patches(*without_lines(a, b), match.points, side)
 
 
 def _bad(place: tuple[float, float], reason: Reason) -> Match:

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from processing.matching.cells import middles
 from processing.matching.search import Costs
 from processing.matching.tile import MatchTile
 
@@ -18,6 +19,7 @@ from processing.matching.tile import MatchTile
 BORDER = 5  # what is left out along the overlap's border, where smoothing lacks neighbours
 LEAST_LENGTH, LEAST_WIDTH = 64, 8  # a patch is at least so long, and at least so wide
 ELONGATED = 2.5  # an overlap so many times as long as wide changes along its length only
+MAX_LOST = 0.5  # share of a side of an overlap without signal; if it is more, it is drawn in
 # Patches that it takes to tell how offsets slope, bend along an overlap, bend along both axes.
 LEAST_FOR_SLOPES, LEAST_FOR_BEND, LEAST_FOR_CURVES = 5, 7, 10
 DISTORTION = 30.0  # by how much offsets may vary over an overlap, as a standard deviation
@@ -58,6 +60,135 @@ def divide(box: tuple[int, int, int, int], longest: int) -> NDArray[np.int64]:
     else:
         rows, columns = np.divmod(np.arange(counts[0] * counts[1]), counts[1])
     return np.stack([tops[rows], tops[rows + 1], lefts[columns], lefts[columns + 1]], axis=1)
+
+
+def without_signal(
+    a: MatchTile, b: MatchTile, shift: NDArray[np.int64]
+) -> NDArray[np.bool_] | None:
+    """Tell where in an overlap one of two tiles holds no signal, or it ends close by.
+
+    Parameters
+    ----------
+    a, b : MatchTile
+    shift : ndarray of int64, shape (2,)
+        What is added to rows and columns of a's `fine` to come to the same place in b's.
+
+    Returns
+    -------
+    ndarray of bool, shape of a's `coarse`, or None
+        None if both hold signal everywhere.
+    """
+    if a.mask is None and b.mask is None:
+        return None
+    lost = np.zeros(a.coarse.shape, np.uint8)
+    if a.mask is not None:
+        lost |= a.mask
+    if b.mask is not None:
+        # A reduced pixel of a lies over up to four of b.
+        down, across = (-shift / b.reduction).tolist()
+        moved = np.array([[1, 0, across], [0, 1, down]], np.float32)
+        size = int(a.coarse.shape[1]), int(a.coarse.shape[0])
+        lost |= cv2.warpAffine(255 * b.mask.view(np.uint8), moved, size) > 0
+    reach = -(-BORDER // a.reduction)
+    return cv2.dilate(lost, np.ones((2 * reach + 1,) * 2, np.uint8)).view(np.bool_)
+
+
+def clear_overlap(
+    box: tuple[int, int, int, int], lost: NDArray[np.bool_], step: int
+) -> tuple[int, int, int, int]:
+    """Draw an overlap in until most of each of its sides holds signal.
+
+    Parameters
+    ----------
+    box : (int, int, int, int)
+        Its top, bottom, left and right.
+    lost : ndarray of bool
+        As `without_signal` gives it.
+    step : int
+        How many px make one px of that.
+
+    Returns
+    -------
+    (int, int, int, int)
+    """
+    top, bottom, left, right = _draw_in(np.array(box), lost, step, MAX_LOST).tolist()
+    return top, bottom, left, right
+
+
+def clear_patches(
+    patches: NDArray[np.int64], lost: NDArray[np.bool_], step: int
+) -> NDArray[np.int64]:
+    """Draw patches in until they hold signal everywhere; leave out those that halve by that.
+
+    Parameters
+    ----------
+    patches : ndarray of int64, shape (n, 4)
+    lost, step
+        As in `clear_overlap`.
+
+    Returns
+    -------
+    ndarray of int64, shape (≤ n, 4)
+    """
+    drawn = np.array([_draw_in(patch, lost, step, 0.0) for patch in patches]).reshape(-1, 4)
+    large = (2 * _sides(drawn) >= _sides(patches)).all(axis=1)
+    clear = np.array([not lost[_over(patch, step)].any() for patch in drawn], np.bool_)
+    return drawn[large & clear]
+
+
+def clip_to(
+    patches: NDArray[np.int64], shifts: NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Clip patches of one tile to what another shows where each is expected there.
+
+    Parameters
+    ----------
+    patches : ndarray of int64, shape (n, 4)
+    shifts : ndarray of float64, shape (n, 2)
+        What is added to rows and columns of the one to come to the same place in the other.
+    shape : (int, int)
+        (height, width) of the other, in px.
+
+    Returns
+    -------
+    ndarray of int64, shape (≤ n, 4)
+        Those of which half is left.
+    ndarray of bool, shape (n,)
+        Which these are.
+    """
+    first = np.ceil(BORDER - shifts).astype(np.int64)
+    last = np.floor(np.array(shape) - BORDER - shifts).astype(np.int64)
+    clipped = patches.copy()
+    clipped[:, ::2] = np.maximum(patches[:, ::2], first)
+    clipped[:, 1::2] = np.minimum(patches[:, 1::2], last)
+    kept = np.asarray((2 * _sides(clipped) >= _sides(patches)).all(axis=1))
+    return clipped[kept], kept
+
+
+def _draw_in(
+    box: NDArray[np.int64], lost: NDArray[np.bool_], step: int, tolerated: float
+) -> NDArray[np.int64]:
+    """Draw that side of a box in which has lost most, and again, until each has at most so much."""
+    box = box.copy()
+    while (inside := lost[_over(box, step)]).size:
+        shares = [inside[0].mean(), inside[-1].mean(), inside[:, 0].mean(), inside[:, -1].mean()]
+        worst = int(np.argmax(shares))
+        if shares[worst] <= tolerated:
+            break
+        # On to where the next reduced pixel begins.
+        box[worst] = (-(-box[worst] // step) - 1 if worst % 2 else box[worst] // step + 1) * step
+    return box
+
+
+def _over(box: NDArray[np.int64], step: int) -> tuple[slice, slice]:
+    """Give the reduced pixels that a box lies over."""
+    top, bottom, left, right = box.tolist()
+    return slice(top // step, -(-bottom // step)), slice(left // step, -(-right // step))
+
+
+def _sides(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give height and width of each box, shape (n, 2)."""
+    return boxes[:, 1::2] - boxes[:, ::2]
 
 
 def choose(
@@ -175,6 +306,20 @@ class Field:
             away = np.where(found, _length(known - terms @ self._factors), np.inf)
         return away
 
+    def slopes(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give how the field changes at places of shape (n, 2): along i by the place on axis j."""
+        step = 0.5 * self._scale  # its terms are quadratic: any step gives the exact slope
+        along = [self.at(places + move) - self.at(places - move) for move in step * np.eye(2)]
+        return np.asarray(np.stack(along, axis=2) / (2 * step))
+
+    @property
+    def curvature(self) -> float:
+        """Size of the field's second derivative, in px⁻¹; 0 if it may not bend."""
+        order = self._powers.sum(axis=1) == 2
+        # That of x² is 2, that of x y is 1.
+        seconds = self._factors[order] * self._powers[order].max(axis=1, initial=0)[:, None]
+        return float(np.hypot.reduce(seconds, axis=None) / self._scale**2)
+
     def _fit_terms(
         self, terms: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
     ) -> None:
@@ -192,15 +337,33 @@ def _length(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.hypot(steps[:, 0], steps[:, 1])
 
 
-def middles(patches: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the middle (row, column) of each patch, shape (n, 2), in px."""
-    return (patches[:, ::2] + patches[:, 1::2] - 1) / 2
+def common_lag(costs: Costs) -> NDArray[np.float64]:
+    """Give the lag at which the costs of all patches together are least, in px looked at."""
+    total = costs.of.sum(axis=0)
+    return np.array(divmod(int(total.argmin()), total.shape[1]), float) - costs.reach
+
+
+def is_plain(costs: Costs, lags: NDArray[np.float64]) -> bool:
+    """Tell whether patches that know nearly all agree on one lag, or too few could tell a curve.
+
+    Parameters
+    ----------
+    costs : Costs
+    lags : ndarray of float64, shape (n, 2)
+        Each patch's own valley; NaN if it has none.
+    """
+    found = np.isfinite(lags[:, 0])
+    if len(lags) < LEAST_FOR_SLOPES or np.count_nonzero(found) < 3:
+        return True
+    known = costs.depths() * found
+    near = np.abs(np.nan_to_num(lags - common_lag(costs), nan=np.inf)).max(axis=1) <= 1
+    return bool(known[near].sum() > PLAIN * known.sum())
 
 
 def follow(
     patches: NDArray[np.int64], costs: Costs, lags: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Find the lag of each patch when offsets may vary smoothly.
+) -> NDArray[np.float64] | None:
+    """Find the lag of each patch when offsets vary smoothly.
 
     Of all curves (in a wide overlap, planes) through the valleys of three patches, the one along
     which the costs of all patches are least; only if that is clearly less than one lag for all.
@@ -214,20 +377,11 @@ def follow(
 
     Returns
     -------
-    ndarray of float64, shape (n, 2)
-        In px looked at.
+    ndarray of float64, shape (n, 2), or None
+        In px looked at; None if one lag for all does as well.
     """
-    total = costs.of.sum(axis=0)
-    common = np.array(divmod(int(total.argmin()), total.shape[1]), float) - costs.reach
     gains = costs.of - costs.of.mean(axis=(1, 2), keepdims=True)
-    chosen = np.repeat(common[None], len(patches), axis=0)
     found = np.isfinite(lags[:, 0])
-    if len(patches) < LEAST_FOR_SLOPES or np.count_nonzero(found) < 3:
-        return chosen
-    known = -gains.min(axis=(1, 2)) * found
-    near = np.abs(np.nan_to_num(lags - common, nan=np.inf)).max(axis=1) <= 1
-    if known[near].sum() > PLAIN * known.sum():
-        return chosen
     places = middles(patches)
     extent = np.ptp(places, axis=0)
     scaled = (places - places.mean(axis=0)) / max(float(extent.max()), 1.0)
@@ -236,13 +390,11 @@ def follow(
         terms = np.stack([np.ones(len(along)), along, along**2], axis=1)
     else:
         terms = np.column_stack([np.ones(len(scaled)), scaled])
-    members = np.sort(np.argsort(known)[-MOST_MEMBERS:])
+    members = np.sort(np.argsort(costs.depths() * found)[-MOST_MEMBERS:])
     members = members[np.take(found, members)]
     best, factors = _best_curve(gains, terms, lags, members)
-    i, j = (common + costs.reach).astype(int)
-    if best < CLEARLY * gains[:, i, j].sum():
-        return np.asarray(terms @ factors)
-    return chosen
+    i, j = (common_lag(costs) + costs.reach).astype(int)
+    return np.asarray(terms @ factors) if best < CLEARLY * gains[:, i, j].sum() else None
 
 
 @njit(nogil=True, cache=True)

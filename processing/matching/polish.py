@@ -13,13 +13,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from processing.matching.cells import middles
+
 # Smoothing, as the standard deviation of a Gaussian in px. Of a texture whose amplitude falls with
 # frequency to the power 1.5, as tissue's does, it leaves 1.12 to 1.01 times the least error at
 # signal-to-noise ratios from 1 to 30; no other fixed one does better at both ends.
 SIGMA = 0.8
 TAPS = 3  # how far its kernel reaches
 SLOPE = 2  # and that of the derivative, 1 −8 0 8 −1 over 12
-ROUNDS = 3  # the most steps
+ROUNDS = 3  # the most steps, if not said otherwise
 SETTLED = 0.5  # steps of so many standard deviations are the last
 LEAST_SHARED = 0.01  # curvature relative to the slopes of either image, both squared
 # Noise that was smoothed is correlated over 4 π σ² px; what it does to the slopes of a texture
@@ -29,7 +31,7 @@ CORRELATED = 4 * np.pi * SIGMA**2 / np.sqrt(2)
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """The shifts of patches, and how well each is known.
+    """The shifts of patches, how well each is known, and where.
 
     Attributes
     ----------
@@ -37,16 +39,21 @@ class Polished:
         Where in the second image each patch is found: what is added to its rows and columns.
     information : ndarray of float64, shape (n, 2, 2)
         Inverse covariance of each shift, by its own noise, in px⁻²; 0 if there is none.
+    places : ndarray of float64, shape (n, 2)
+        (row, column) in the first image that each shift holds for: the middle of what tells it.
     """
 
     shifts: NDArray[np.float64]
     information: NDArray[np.float64]
+    places: NDArray[np.float64]
 
 
 def polish(
     pixels: tuple[NDArray[np.uint8], NDArray[np.uint8]],
     boxes: NDArray[np.int64],
     shifts: NDArray[np.float64],
+    bends: NDArray[np.float64] | None = None,
+    rounds: int = ROUNDS,
 ) -> Polished:
     """Measure the shift of each patch by least squares, from one known to about half a pixel.
 
@@ -62,7 +69,12 @@ def polish(
     boxes : ndarray of int64, shape (n, 4)
         [top, bottom, left, right] of each patch in the first image, in px.
     shifts : ndarray of float64, shape (n, 2)
-        Where each patch is expected in the second image: what is added to its rows and columns.
+        Where the middle of each patch is expected in the second image: what is added to its row
+        and column.
+    bends : ndarray of float64, shape (n, 2, 2), optional
+        How shifts change over a patch: ``bends[:, i, j]`` along axis i by the place on axis j.
+    rounds : int
+        The most steps.
 
     Returns
     -------
@@ -70,16 +82,28 @@ def polish(
     """
     shifts = shifts.copy()
     information = np.zeros((len(boxes), 2, 2))
-    sums, steps = np.empty((len(boxes), 9)), np.empty((len(boxes), 2))
-    for _ in range(ROUNDS):
+    sums, steps = np.empty((len(boxes), 11)), np.empty((len(boxes), 2))
+    none = np.empty((0, 2, 2))
+    for _ in range(rounds):
         whole = np.round(shifts).astype(np.int64)
-        _sum_slopes(*pixels, np.hstack([boxes, whole]), shifts - whole, sums)
+        moved = shifts - whole, none if bends is None else bends
+        _sum_slopes(*pixels, np.hstack([boxes, whole]), moved, sums)
         # How large the steps are against their errors.
         size = _solve(sums, boxes, steps, information)
         shifts += steps
         if size < SETTLED**2 * len(boxes):
             break
-    return Polished(shifts, information)
+    places = _places(sums, boxes)
+    if bends is not None:
+        shifts += np.einsum("nij,nj->ni", bends, places - middles(boxes))
+    return Polished(shifts, information, places)
+
+
+def _places(sums: NDArray[np.float64], boxes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the middle of what tells the shift of each box; noise takes it nowhere beyond."""
+    known = np.maximum(sums[:, 2] + sums[:, 4], 1e-9)
+    half = (boxes[:, 1::2] - boxes[:, ::2]) / 2
+    return middles(boxes) + np.clip(sums[:, 9:] / known[:, None], -half, half)
 
 
 @njit(nogil=True, cache=True)
@@ -89,7 +113,7 @@ def _solve(sums, boxes, steps, information):  # type: ignore[no-untyped-def]
     steps[:], information[:] = 0, 0
     for p in range(len(sums)):
         pull_down, pull_across, down, both, across = sums[p, :5]
-        slope_down, slope_both, slope_across, rest = sums[p, 5:]
+        slope_down, slope_both, slope_across, rest = sums[p, 5:9]
         determinant = down * across - both**2
         noisy = slope_down * slope_across - slope_both**2
         # What the two do not share is noise: below it a curvature says nothing.
@@ -116,21 +140,27 @@ def _solve(sums, boxes, steps, information):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _sum_slopes(a, b, patches, fractions, sums):  # type: ignore[no-untyped-def]
+def _sum_slopes(a, b, patches, moved, sums):  # type: ignore[no-untyped-def]
     """Sum what a Gauss–Newton step needs, for each patch.
 
     In `sums`: slopes times difference (2), products of both images' slopes (3), squares of the mean
-    image's slopes (3), squares of the difference.
+    image's slopes (3), squares of the difference; moments of the product of like slopes (2).
     """
+    fractions, bends = moved
     for p in range(len(patches)):
         top, bottom, left, right, down, across = patches[p]
         height, width = bottom - top, right - left
         mean = np.empty((height + 2 * SLOPE, width + 2 * SLOPE), np.float32)
         difference = np.empty_like(mean)
         half_down, half_across = fractions[p, 0] / 2, fractions[p, 1] / 2
-        _sample(a, (top - SLOPE, left - SLOPE), (-half_down, -half_across), mean)
-        corner = top + down - SLOPE, left + across - SLOPE
-        _sample(b, corner, (half_down, half_across), difference)
+        in_a = top - SLOPE, left - SLOPE
+        in_b = in_a[0] + down, in_a[1] + across
+        if len(bends):
+            _sample_bent(a, in_a, (-half_down, -half_across), -0.5 * bends[p], mean)
+            _sample_bent(b, in_b, (half_down, half_across), 0.5 * bends[p], difference)
+        else:
+            _sample(a, in_a, (-half_down, -half_across), mean)
+            _sample(b, in_b, (half_down, half_across), difference)
         for r in range(len(mean)):
             line_mean, line_difference = mean[r], difference[r]
             for c in range(len(line_mean)):
@@ -191,6 +221,7 @@ def _products(mean, difference, sums):  # type: ignore[no-untyped-def]
     """Sum the products of slopes and differences, clear of the border that slopes need."""
     eight, twelfth, quarter = np.float32(8), np.float32(1 / 12), np.float32(0.25)
     height, width = mean.shape[0] - 2 * SLOPE, mean.shape[1] - 2 * SLOPE
+    middle_row, middle_column = (height - 1) / 2, np.float32((width - 1) / 2)
     sums[:] = 0
     for r in range(height):
         m0, m1, m2, m3, m4 = mean[r], mean[r + 1], mean[r + 2], mean[r + 3], mean[r + 4]
@@ -199,6 +230,7 @@ def _products(mean, difference, sums):  # type: ignore[no-untyped-def]
         pull_down, pull_across, squares = np.float32(0), np.float32(0), np.float32(0)
         mean_dd, mean_da, mean_aa = np.float32(0), np.float32(0), np.float32(0)
         diff_dd, diff_da, diff_aa = np.float32(0), np.float32(0), np.float32(0)
+        moment = np.float32(0)
         for c in range(width):
             k = c + SLOPE
             down = (m0[k] - m4[k] + eight * (m3[k] - m1[k])) * twelfth
@@ -215,6 +247,10 @@ def _products(mean, difference, sums):  # type: ignore[no-untyped-def]
             diff_dd += down_d * down_d
             diff_da += down_d * across_d
             diff_aa += across_d * across_d
+            known = (down * down + across * across) - quarter * (
+                down_d * down_d + across_d * across_d
+            )
+            moment += known * (np.float32(c) - middle_column)
         sums[0] += pull_down
         sums[1] += pull_across
         sums[2] += mean_dd - quarter * diff_dd
@@ -224,6 +260,8 @@ def _products(mean, difference, sums):  # type: ignore[no-untyped-def]
         sums[6] += mean_da
         sums[7] += mean_aa
         sums[8] += squares
+        sums[9] += (mean_dd + mean_aa - quarter * (diff_dd + diff_aa)) * (r - middle_row)
+        sums[10] += moment
 
 
 @njit(nogil=True, cache=True, fastmath=True)
@@ -268,6 +306,57 @@ def _sample(image, corner, shift, out):  # type: ignore[no-untyped-def]
                 + (h4 * across[c + 4] + h5 * across[c + 5])
                 + h6 * across[c + 6]
             )
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _sample_bent(image, corner, shift, bend, out):  # type: ignore[no-untyped-def]
+    """Smooth an image and sample it where a shift that changes over the patch takes each pixel.
+
+    Linearly between pixels: that blurs two images alike which are moved to and fro by the same.
+    """
+    height, width = out.shape
+    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
+    far = 0.5
+    for i in range(2):
+        reach = abs(bend[i, 0]) * middle_row + abs(bend[i, 1]) * middle_column
+        far = max(far, abs(shift[i]) + reach)
+    margin = int(far) + 2
+    smooth = np.empty((height + 2 * margin, width + 2 * margin), np.float32)
+    _sample(image, (corner[0] - margin, corner[1] - margin), (0.0, 0.0), smooth)
+    for r in range(height):
+        down = shift[0] + bend[0, 0] * (r - middle_row) - bend[0, 1] * middle_column
+        across = shift[1] + bend[1, 0] * (r - middle_row) - bend[1, 1] * middle_column
+        begin = 0
+        while begin < width:
+            # A run of pixels between the same rows and columns of the image.
+            here = down + bend[0, 1] * begin, across + bend[1, 1] * begin
+            whole = int(np.floor(here[0])), int(np.floor(here[1]))
+            end = begin + 1
+            while (
+                end < width
+                and np.floor(down + bend[0, 1] * end) == whole[0]
+                and np.floor(across + bend[1, 1] * end) == whole[1]
+            ):
+                end += 1
+            first = begin + margin + whole[1]
+            _blend_run(
+                smooth[r + margin + whole[0], first : first + end - begin + 1],
+                smooth[r + margin + whole[0] + 1, first : first + end - begin + 1],
+                (here[0] - whole[0], bend[0, 1], here[1] - whole[1], bend[1, 1]),
+                out[r, begin:end],
+            )
+            begin = end
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _blend_run(above, below, weights, out):  # type: ignore[no-untyped-def]
+    """Interpolate between two rows; weights grow from pixel to pixel."""
+    down, down_step, across, across_step = weights
+    for c in range(len(out)):
+        right = np.float32(across + across_step * c)
+        upper = above[c] + right * (above[c + 1] - above[c])
+        lower = below[c] + right * (below[c + 1] - below[c])
+        out[c] = upper + np.float32(down + down_step * c) * (lower - upper)
 
 
 @njit(nogil=True, cache=True)

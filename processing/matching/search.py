@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from processing.matching.cells import Cells
+
 SMOOTH = 2  # how far the smoothing by 1 4 6 4 1 reaches, in px looked at
 
 
@@ -42,8 +44,8 @@ class Costs:
 
 def search(
     pixels: tuple[NDArray[np.generic], NDArray[np.generic]],
-    boxes: NDArray[np.int64],
-    shifts: NDArray[np.int64],
+    cells: Cells,
+    shifts: NDArray[np.float64],
     step: int,
     reach: int,
 ) -> Costs:
@@ -53,10 +55,11 @@ def search(
     ----------
     pixels : (ndarray of uint8 or float32, ndarray of the same)
         The two images.
-    boxes : ndarray of int64, shape (n, 4)
-        [top, bottom, left, right] of each patch in the first image, in px.
-    shifts : ndarray of int64, shape (n, 2)
-        Where each patch is expected in the second image: what is added to its rows and columns.
+    cells : Cells
+        Of the patches in the first image.
+    shifts : ndarray of float64, shape (n, 2)
+        Where each patch is expected in the second image: what is added to its rows and columns, in
+        whole px.
     step : int
         How many px are averaged to one px looked at, along each axis.
     reach : int
@@ -66,11 +69,13 @@ def search(
     -------
     Costs
     """
-    side = 2 * reach + 1
-    cross = np.empty((len(boxes), side, side))
+    side, count = 2 * reach + 1, len(cells.boxes)
+    cross = np.empty((count, side, side))
     energy_b = np.empty_like(cross)
-    energy_a = np.empty(len(boxes))
-    _compare(*pixels, np.hstack([boxes, shifts]), step, (cross, energy_b, energy_a))
+    energy_a = np.empty(count)
+    whole = np.round(cells.shifts(shifts)).astype(np.int64)
+    _compare(*pixels, np.hstack([cells.boxes, whole]), step, (cross, energy_b, energy_a))
+    cross, energy_b, energy_a = (cells.total(each) for each in (cross, energy_b, energy_a))
     at_middle = energy_b[:, reach, reach]
     gain = np.sqrt(energy_a.sum() / max(float(at_middle.sum()), 1e-12))
     return Costs(

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from processing.arrays import output_array
+from processing.masks import blank
 from processing.mosaic.layout import Layout, Window, begin_of, seen_from, shape_of
 from processing.mosaic.pieces import StraightPiece
 from processing.mosaic.warped import Warp, WarpedPiece
@@ -39,13 +40,13 @@ def render(
     Where tiles overlap, "blend" takes their mean weighted by the distance to the nearest edge of
     each (as in feathering), and "cut" the pixel of the tile whose centre is nearest. A pixel that
     is 0 holds nothing (a tile may have been written in part) and takes no part; where there is no
-    tile the mosaic is 0.
+    tile the mosaic is 0. Of a masked array that holds for the pixels that are masked, and no other.
 
     Parameters
     ----------
     read_tile : callable
         Called with a tile's index and the (rows, columns) that are wanted of it; gives these pixels
-        as uint8 or uint16, or None for a tile that is missing.
+        as uint8 or uint16, masked where they hold no signal, or None for a tile that is missing.
     layout : Layout
     block : (slice, slice)
         Rows and columns of the mosaic.
@@ -112,6 +113,8 @@ def _read(
             f"rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop} of tile "
             f"{index} came with shape {pixels.shape}; tiles must be of {layout.tile_shape} px"
         )
+    if isinstance(pixels, np.ma.MaskedArray):
+        pixels = blank(pixels.data.copy(), np.ma.getmaskarray(pixels))
     return np.ascontiguousarray(pixels)
 
 

@@ -26,6 +26,9 @@ SIDES = (
     ("left", (0, -1), "right"),
     ("top", (-1, 0), "bottom"),
 )
+# Share of a tile without signal, from which on some of it was lost if no others tell what is usual:
+# a round aperture takes 0.21 of a square.
+MAX_MASKED = 0.3
 USUAL_SNR = 1.0  # at this signal-to-noise ratio the spectrum's figures are half trusted
 HALF_TRUSTED = 2  # tiles of a median that is half trusted
 SURE = 1.0  # standard deviations by which a score must lie under its limit
@@ -81,6 +84,7 @@ class Judge:
         self._tiles: dict[int, _Tile] = {}
         self._places: dict[tuple[int, int], int] = {}
         self._means, self._scores = RunningMedian(), RunningMedian()
+        self._masked = RunningMedian()
         self._in_a_row: dict[str, int] = {}  # by fault
         self._last: Mapping[str, Any] | None = None  # the textured tile before
         self._found_late: list[tuple[int, Fault]] = []
@@ -166,6 +170,9 @@ class Judge:
         ):
             if _figure(data, figure) > limit:
                 yield _above(name, _figure(data, figure), limit, 1.0)
+        if _figure(data, "masked") > (limit := self._most_masked()):
+            # As in part of a frame that did not arrive: the others show more.
+            yield _above(named.OBSTRUCTED, _figure(data, "masked"), limit, 1.0)
 
     def _look_at_sharpness(self, data: Mapping[str, Any], blur: Fault | None) -> Iterator[Fault]:
         """Find what makes a tile blurred: along one direction, unless neighbours deny it, or all.
@@ -256,6 +263,12 @@ class Judge:
         """Give the median of the good tiles; 0 if there are too few."""
         return values.median if len(values) >= max(1, self._limits.least_tiles) else 0.0
 
+    def _most_masked(self) -> float:
+        """Give the share of a tile that may be without signal: little more than of the others."""
+        if len(self._masked) < max(1, self._limits.least_tiles):
+            return MAX_MASKED
+        return self._masked.median + self._limits.most_obstructed
+
     @staticmethod
     def _rests(values: RunningMedian, limit: float = 1.0, absolute: float = 0.0) -> float:
         """Tell how well a limit is founded: fully if absolute, else by the tiles behind it."""
@@ -265,9 +278,11 @@ class Judge:
         """Take a good tile into what others are compared with, or out of it."""
         if not tile.good:
             return
-        for values, key in ((self._means, "mean"), (self._scores, "focus")):
-            if key == "mean" or tile.data.get("textured", True):
-                (values.add if sign > 0 else values.remove)(_figure(tile.data, key))
+        counted = [(self._means, "mean"), (self._masked, "masked")]
+        if tile.data.get("textured", True):
+            counted.append((self._scores, "focus"))
+        for values, key in counted:
+            (values.add if sign > 0 else values.remove)(_figure(tile.data, key))
 
     def _forget(self, index: int, tile: _Tile) -> None:
         """Let go of an earlier take, and of what its matches said about its neighbours."""

@@ -34,7 +34,7 @@ from callbacks.mosaic import (
 )
 from callbacks.processed_file import ProcessedFile
 from callbacks.references import ReferenceFiles, write_average
-from callbacks.tile_jobs import ProcessorSettings, TileTask
+from callbacks.tile_jobs import ProcessorSettings, StoredTile, TileTask
 from callbacks.tiled_sink import TiledSink
 from processing.chain import ArraySpec
 from processing.geometry import FrameGeometry
@@ -63,12 +63,11 @@ class Montage:
     def task(self, path: Path, tiles=None, **how) -> MosaicTask:
         return MosaicTask(
             path=path,
-            tiles=self.processed if tiles is None else tiles,
+            tiles=stored_tiles(self.processed if tiles is None else tiles),
             positions=self.places - self.places[0] + 0.3,
             shape=(SIDE, SIDE),
             geometry=GEOMETRY,
             stage=STAGE,
-            settings=ProcessorSettings(),
             **how,
         )
 
@@ -76,6 +75,10 @@ class Montage:
         layout = plan_mosaic(self.places, (SIDE, SIDE))
         everything = slice(0, layout.shape[0]), slice(0, layout.shape[1])
         return render(lambda i, window: self.tiles[i][window], layout, everything, seam=seam)
+
+
+def stored_tiles(tasks) -> list[StoredTile | None]:
+    return [None if task is None else StoredTile(task, ProcessorSettings()) for task in tasks]
 
 
 def make_montage(folder: Path, rows: int, columns: int) -> Montage:
@@ -221,7 +224,11 @@ def test_a_block_is_one_shard_of_each_level_and_empty_ones_are_no_files(large, s
 def test_a_sliver_of_a_block_at_the_edge_loses_nothing(small, tmp_path, over):
     """4097 px: of the last row of the second block nothing is left on level 1."""
     places = np.array([(0, 0), (0, 4096 + over - SIDE)])
-    task = replace(small.task(tmp_path / "m.ome.zarr"), tiles=small.processed[:2], positions=places)
+    task = replace(
+        small.task(tmp_path / "m.ome.zarr"),
+        tiles=stored_tiles(small.processed[:2]),
+        positions=places,
+    )
     make_mosaic(task)
     group = zarr.open_group(tmp_path / "m.ome.zarr", mode="r")
     levels = [group[str(number)][0] for number in range(4)]
@@ -275,7 +282,7 @@ def test_memory_does_not_grow_with_the_mosaic(tmp_path):
         from callbacks.frames import FrameReference
         from callbacks.mosaic import MosaicTask, make_mosaic
         from callbacks.processed_file import ProcessedFile
-        from callbacks.tile_jobs import ProcessorSettings, TileTask
+        from callbacks.tile_jobs import ProcessorSettings, StoredTile, TileTask
         from processing.chain import ArraySpec
         from processing.geometry import FrameGeometry
 
@@ -283,12 +290,13 @@ def test_memory_does_not_grow_with_the_mosaic(tmp_path):
         file = ProcessedFile(folder / "p.h5", {"frame": ArraySpec((2048, 2048), "<u2")}, 1)
         file.row(0).write({"frame": np.full((2048, 2048), 700, np.uint16)})
         geometry = FrameGeometry(4.0)
-        tile = TileTask(FrameReference("", "", 0, 1), geometry, file.row(0))
+        task = TileTask(FrameReference("", "", 0, 1), geometry, file.row(0))
+        tile = StoredTile(task, ProcessorSettings())
 
         def make(name, side):
             places = np.array([(r, c) for r in range(side) for c in range(side)]) * 1820.0
             make_mosaic(MosaicTask(folder / name, [tile] * len(places), places, (2048, 2048),
-                                   geometry, (0.0, 0.0), ProcessorSettings()))
+                                   geometry))
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
         print(make("small.ome.zarr", 3), make("large.ome.zarr", 9))
@@ -306,6 +314,33 @@ def test_memory_does_not_grow_with_the_mosaic(tmp_path):
     level = zarr.open_group(tmp_path / "large.ome.zarr", mode="r")["0"]
     assert level.nbytes > 500e6
     assert (level[0, 8000:8100, 12000:12100] == 700).all()
+
+
+class Picture:
+    """A tile that is there already."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def read(self, window):
+        return self.pixels[window]
+
+
+def test_tiles_of_any_source_and_of_unknown_pixel_size_are_put_together(small, tmp_path):
+    task = replace(
+        small.task(tmp_path / "m.ome.zarr"),
+        tiles=[Picture(tile) for tile in small.tiles],
+        geometry=None,
+    )
+    make_mosaic(task)
+    group = zarr.open_group(tmp_path / "m.ome.zarr", mode="r")
+    np.testing.assert_array_equal(group["0"][0], small.whole())
+    (scales,) = group.attrs["ome"]["multiscales"]
+    assert [axis.get("unit") for axis in scales["axes"]] == [None, None, None]
+    scale, shift = scales["datasets"][1]["coordinateTransformations"]
+    assert scale["scale"] == [1.0, 2.0, 2.0]
+    assert shift["translation"] == [0.0, 0.5, 0.5]
+    assert "pixel_size" not in group.attrs["temline"]
 
 
 # What goes wrong

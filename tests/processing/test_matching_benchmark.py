@@ -59,3 +59,11 @@ def test_a_pair_is_within_twice_the_noise_limit():
 
 def test_no_stranger_is_believed():
     assert stitching.false_matches(120) == (0, 120)
+    assert stitching.false_matches(60, repeated=True) == (0, 60)
+
+
+def test_marks_and_fringes_hide_no_match():
+    right, wrong, error = stitching.repeated_matches(8, 512)
+    assert right == 8
+    assert wrong == 0
+    assert error < 0.1

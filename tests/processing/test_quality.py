@@ -94,6 +94,24 @@ def test_faults_have_names(changed, faults):
         assert 0 < fault.confidence <= 1
 
 
+@pytest.mark.parametrize(
+    ("usual", "n_good", "masked", "faults"),
+    [
+        (0.2, 6, 0.23, ""),
+        (0.2, 6, 0.27, "obstructed"),  # a part of the frame did not arrive
+        (0.0, 6, 0.04, ""),
+        (0.0, 6, 0.06, "obstructed"),
+        (0.2, 0, 0.22, ""),  # as a round aperture leaves of a square
+        (0.2, 0, 0.35, "obstructed"),
+    ],
+)
+def test_a_mask_is_a_fault_only_where_others_have_less(usual, n_good, masked, faults):
+    judge = Judge(Thresholds(), 25)
+    for index in range(n_good):
+        assert judge.tile(tile(index, masked=usual)).verdict == "pass"
+    assert judge.tile(tile(n_good, masked=masked)).names == faults
+
+
 def test_without_a_median_only_absolute_limits_hold():
     judge = Judge(Thresholds(), 25)
     assert judge.tile(tile(0, mean=60.0, focus=0.06)).verdict == "pass"

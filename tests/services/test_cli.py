@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("config", "console", "demo", "ioc", "replay", "tiled", "up")
+COMMANDS = ("config", "console", "demo", "ioc", "replay", "stitch", "tiled", "up")
 TEMLINE = Path(sys.executable).with_name("temline")
 
 
