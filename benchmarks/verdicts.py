@@ -22,6 +22,7 @@ from benchmarks._faults import (
     STATED,
     FaultyMicroscope,
     Injected,
+    OnFilm,
     Shot,
     choose_faults,
     is_stated,
@@ -161,7 +162,7 @@ def _specimen(seed: int, section: SectionSettings) -> Any:
     """Make a section, or the micrograph that the environment names."""
     if path := os.environ.get("TEMLINE_SPECIMEN"):
         picture = load_micrograph(Path(path))
-        return ImageSpecimen(picture.pixels, picture.pixel_size or 4.0, seed=seed)
+        return OnFilm(ImageSpecimen(picture.pixels, picture.pixel_size or 4.0, seed=seed))
     return NeuropilSection(seed=seed, section=section)
 
 
