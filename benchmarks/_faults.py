@@ -24,6 +24,7 @@ SEMI_ANGLE = 1.0  # mrad: of the microscope's illumination, which makes the blur
 BEST_FOCUS = -3.2  # setting of the column that focuses the middle of the section, in µm
 FULL_SCALE = 65535.0  # counts
 PLAY = 0.3  # µm that the stage is sent too far and back, to leave its play behind
+FILM_FROM, FILM = 300.0, 242  # µm from the middle; transmission × 255
 ELSEWHERE = 47.0  # µm from its place, in any direction, where a tile shows something else
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
@@ -77,6 +78,34 @@ class Shot:
     tile: GridTile
     frame: NDArray[np.uint16]
     injected: Injected
+
+
+class OnFilm:
+    """A micrograph that ends, with bare film beyond: bright frames of tissue would be no reference.
+
+    Parameters
+    ----------
+    specimen : Specimen
+        Without end.
+    """
+
+    def __init__(self, specimen: Any) -> None:
+        self._specimen = specimen
+
+    def native_region(self, x: float, y: float, width: float, height: float, level: int) -> Any:
+        """Give the specimen's pixels, or those of film."""
+        region = self._specimen.native_region(x, y, width, height, level)
+        if abs(x) > FILM_FROM:
+            region.pixels[:] = FILM
+        return region
+
+    def prefetch(self, *where: float) -> None:
+        """Have the specimen's texture made ready in the background."""
+        self._specimen.prefetch(*where)
+
+    def close(self) -> None:
+        """Stop the specimen's work in the background."""
+        self._specimen.close()
 
 
 class FaultyMicroscope:

@@ -21,6 +21,7 @@ from benchmarks._faults import (
     STATED,
     FaultyMicroscope,
     Injected,
+    OnFilm,
     Shot,
     choose_faults,
     is_stated,
@@ -160,7 +161,8 @@ def _specimen(seed: int, section: SectionSettings) -> Any:
     """Make a section, or the micrograph that the environment names."""
     if path := os.environ.get("TEMLINE_SPECIMEN"):
         picture = open_image(path)
-        return ImageSpecimen(picture.read(), picture.pixel_size or 4.0, seed=seed)
+        section_on_film = ImageSpecimen(picture.read(), picture.pixel_size or 4.0, seed=seed)
+        return OnFilm(section_on_film)
     return NeuropilSection(seed=seed, section=section)
 
 

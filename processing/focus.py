@@ -25,7 +25,8 @@ from processing.spectrum import (
 
 NAN = float("nan")
 LEAST_SHARE = 0.1  # of the windows must have texture, or what there is may be a speck on resin
-SIDES: Mapping[str, tuple[int | slice, int | slice]] = {
+Part = tuple[int | slice, int | slice]
+SIDES: Mapping[str, Part] = {
     "top": (0, slice(None)),
     "bottom": (-1, slice(None)),
     "left": (slice(None), 0),
@@ -47,6 +48,11 @@ class Focus:
     sides : mapping of {"top", "bottom", "left", "right"} to float
         The score of the windows along each side; nan if there is no texture. Neighbours see the
         same there, so their ratio is the optics' alone.
+    coarse : float
+        Power of the coarse detail of the windows that have texture, above the noise floor, as the
+        factor of the power that sharp edges have; nan if there are none.
+    coarse_sides : mapping of {"top", "bottom", "left", "right"} to float
+        The same along each side: tells whether a neighbour really sees the same there.
     texture : float
         Power of the coarse detail over the noise floor, median of the windows.
     share : float
@@ -56,6 +62,8 @@ class Focus:
     score: float
     sd: float
     sides: Mapping[str, float]
+    coarse: float
+    coarse_sides: Mapping[str, float]
     texture: float
     share: float
 
@@ -105,30 +113,36 @@ def focus(spectrum: TileSpectrum) -> Focus:
     """
     used = spectrum.textured
     sides = {name: _score(spectrum, used, part) for name, part in SIDES.items()}
+    coarse = {name: _mean(spectrum.coarse, used, part) for name, part in SIDES.items()}
     if not used.any():
-        return Focus(0.0, NAN, sides, float(np.median(spectrum.texture)), 0.0)
+        return Focus(0.0, NAN, sides, NAN, coarse, float(np.median(spectrum.texture)), 0.0)
     score = _score(spectrum, used)
     return Focus(
         score=score,
         sd=_error(spectrum, used, score),
         sides=sides,
+        coarse=_mean(spectrum.coarse, used),
+        coarse_sides=coarse,
         texture=float(np.median(spectrum.texture)),
         share=float(used.mean()),
     )
 
 
+def _mean(
+    values: NDArray[np.float64], used: NDArray[np.bool_], part: Part = (slice(None), slice(None))
+) -> float:
+    """Give the mean over some windows; nan if none has texture."""
+    chosen = used[part]
+    return float(values[part][chosen].mean()) if chosen.any() else NAN
+
+
 def _score(
-    spectrum: TileSpectrum,
-    used: NDArray[np.bool_],
-    part: tuple[int | slice, int | slice] = (slice(None), slice(None)),
+    spectrum: TileSpectrum, used: NDArray[np.bool_], part: Part = (slice(None), slice(None))
 ) -> float:
     """Give the score of some windows; nan if none has texture."""
-    chosen = used[part]
-    if not chosen.any():
-        return float("nan")
-    coarse = float(spectrum.coarse[part][chosen].mean())
-    fine = max(0.0, float(spectrum.fine[part][chosen].mean()))
-    return fine / (fine + coarse)
+    coarse = _mean(spectrum.coarse, used, part)
+    fine = np.maximum(0.0, _mean(spectrum.fine, used, part))
+    return float(fine / (fine + coarse))
 
 
 def _error(spectrum: TileSpectrum, used: NDArray[np.bool_], score: float) -> float:

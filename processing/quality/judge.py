@@ -40,6 +40,9 @@ SAME_DIRECTION = 15.0  # degrees
 # A tile with so much of its neighbours' fine detail in what they share is not blurred: what looks
 # like it is the direction of the specimen. 2 px of drift, the limit, leave 0.73 to 0.90.
 NOT_BLURRED, LEAST_TO_DENY = 0.9, 2  # neighbours
+# Two that see the same have as much coarse detail, to within what a shift of some windows makes of
+# it; a strong blur takes some, too. Beyond, as where resin begins, fine over coarse tells nothing.
+MIN_SAME_COARSE, MAX_SAME_COARSE = 0.4, 2.0
 # An overlap that keeps so much of it does not show defocus, however the tile beyond it differs.
 SHOWN_BESIDE = 0.8
 UNSHARP = frozenset({named.OUT_OF_FOCUS, named.DRIFTED, named.ASTIGMATIC})
@@ -224,25 +227,43 @@ class Judge:
         """
         limits, score, trust = self._limits, _figure(data, "focus"), _trust(data)
         error = SURE * max(0.0, _figure(data, "focus_sd", 0.0))
-        (shared, whole), usual = self._beside_neighbours(data), self._usual(self._scores)
+        shared, whole = self._beside_neighbours(data)
         if score + error < limits.least_focus:
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus, trust)
         elif shared:
             seen_beside = _share(shared, ONE_SIDE * error)
-            share = (seen_beside * _share(whole, error)) ** 0.5
+            share = (seen_beside * _share(whole, error)) ** 0.5 if whole else seen_beside
             if seen_beside < SHOWN_BESIDE and share < limits.least_focus_neighbour:
                 sure = trust * len(shared) / (len(shared) + 1)
                 yield _below(named.OUT_OF_FOCUS, share, limits.least_focus_neighbour, sure)
-        elif usual and score + error < limits.least_focus_relative * usual:
+        elif (
+            not self._neighbours(data)
+            and (usual := self._usual(self._scores))
+            and score + error < limits.least_focus_relative * usual
+        ):
             sure = trust * self._rests(self._scores)
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus_relative * usual, sure)
 
     def _beside_neighbours(self, data: Mapping[str, Any]) -> tuple[_Scores, _Scores]:
-        """Give the focus of the tile and of each good neighbour: in their overlap, and as a whole.
+        """Give the focus of the tile and of each neighbour: in their overlap, and as a whole.
+
+        Of those that see the same, there and as a whole.
+        """
+        shared, whole = [], []
+        for side, its_side, other in self._neighbours(data):
+            if _same_coarse(data, other.data, side, its_side):
+                pair = _figure(data, f"focus_{side}"), _figure(other.data, f"focus_{its_side}")
+                shared.append(pair)
+                if _same_coarse(data, other.data):
+                    whole.append((_figure(data, "focus"), _figure(other.data, "focus")))
+        return shared, whole
+
+    def _neighbours(self, data: Mapping[str, Any]) -> list[tuple[str, str, _Tile]]:
+        """Give the good neighbours that show texture beside a tile's: both sides, and the tile.
 
         Those that do not match are left out: they show other places.
         """
-        shared, whole = [], []
+        found = []
         row, column = int(data["tile_row"]), int(data["tile_column"])
         index = int(data["tile_index"])
         for side, (down, across), its_side in SIDES:
@@ -251,11 +272,9 @@ class Judge:
                 continue
             if not other.matched.get(index, True):
                 continue
-            mine, its = _figure(data, f"focus_{side}"), _figure(other.data, f"focus_{its_side}")
-            if mine >= 0 and its > 0:
-                shared.append((mine, its))
-                whole.append((_figure(data, "focus"), _figure(other.data, "focus")))
-        return shared, whole
+            if _figure(data, f"focus_{side}") >= 0 and _figure(other.data, f"focus_{its_side}") > 0:
+                found.append((side, its_side, other))
+        return found
 
     # What tiles are compared with
 
@@ -493,6 +512,17 @@ def _share(scores: _Scores, error: float = 0.0) -> float:
     """
     fractions = [_fine_over_coarse(mine + error) / _fine_over_coarse(its) for mine, its in scores]
     return geometric_mean(fractions) if fractions else NAN
+
+
+def _same_coarse(
+    data: Mapping[str, Any], other: Mapping[str, Any], side: str = "", its_side: str = ""
+) -> bool:
+    """Tell whether two tiles, or sides of them, have as much coarse detail; so if not measured."""
+    mine = _figure(data, f"coarse_{side}" if side else "coarse")
+    its = _figure(other, f"coarse_{its_side}" if its_side else "coarse")
+    if not (isfinite(mine) and isfinite(its)):
+        return True
+    return MIN_SAME_COARSE * its <= mine <= MAX_SAME_COARSE * its
 
 
 def _fine_over_coarse(score: float) -> float:
