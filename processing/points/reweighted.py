@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.solve.equations import Bends, Equations, Frames
-from processing.solve.least_squares import lengths
+from processing.points.equations import Bends, Equations, Frames
+from processing.points.table import lengths
 
 MAX_STEPS = 8  # of the weights
 SETTLED = 0.99  # of the scale before: with less progress, no further step is made
