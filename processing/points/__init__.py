@@ -5,7 +5,7 @@ Montages are solved by it, and lenses are fitted by it.
 
 from processing.points.equations import RIGID, Bends, Equations, Frames
 from processing.points.islands import components
-from processing.points.reweighted import fit_points
+from processing.points.reweighted import by_model, fit_points
 from processing.points.table import Points, lengths
 from processing.points.terms import basis, normalised, terms
 
@@ -16,6 +16,7 @@ __all__ = [
     "Frames",
     "Points",
     "basis",
+    "by_model",
     "components",
     "fit_points",
     "lengths",

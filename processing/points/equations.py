@@ -64,7 +64,7 @@ class Frames:
         degree: int,
     ) -> None:
         self.ends, self.points, self.n_tiles = ends, points, n_tiles
-        self._shape, self._degree = shape, degree
+        self.degree, self._shape = degree, shape
         at = normalised(points.p, shape), normalised(points.q, shape)
         self.arms = _arms(at[0]), _arms(at[1])
         self.lens = _lens_difference(*at, orders(degree), degree)
@@ -87,7 +87,7 @@ class Frames:
             About what the lens's first terms are, in px.
         """
         part, places = copy(self), (self.points.p, self.points.q)
-        shifts = (basis(at, self._shape, self._degree)[:, : len(lens)] @ lens for at in places)
+        shifts = (basis(at, self._shape, self.degree)[:, : len(lens)] @ lens for at in places)
         corrected = (at + shift for at, shift in zip(places, shifts, strict=True))
         arms_a, arms_b = (_arms(normalised(at, self._shape)) for at in corrected)
         part.arms = arms_a, arms_b
