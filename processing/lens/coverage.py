@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from processing.lens.model import MIN_DEGREE
 from processing.points import RIGID, Equations, terms
 from processing.points.terms import orders
 
@@ -59,8 +60,8 @@ def determined_degree(equations: Equations, total: float, highest: int) -> int:
         Of the weights in them, in 1/px².
     highest : int
     """
-    told = [one for one in range(2, highest + 1) if not len(_open(equations, total, one)[0])]
-    return max(told, default=0)
+    downwards = range(highest, MIN_DEGREE - 1, -1)
+    return next((one for one in downwards if not len(_open(equations, total, one)[0])), 0)
 
 
 def open_terms(equations: Equations, total: float, degree: int) -> list[str]:
