@@ -69,7 +69,7 @@ class Trial:
 
 def _is_more(error: float, times: float, other: float) -> bool:
     """Whether an error is over so many times another, and more than is worth a thought."""
-    return error > max(times * other, np.hypot(other, MIN_ERROR))
+    return error > max(times * other, float(np.hypot(other, MIN_ERROR)))
 
 
 def try_degrees(

@@ -31,7 +31,7 @@ from processing.points import (
 
 MIN_COVERED = 0.6  # of the frame: 3 × 3 tiles cover as much at 20 % overlap, a montage a third
 POINTS_A_TERM = 10  # that it takes at least to try a degree
-POINT_SD = 0.2  # px, of a point of weight 1, until the fit tells
+POINT_SD = 0.05  # px, of a point of weight 1, until the fit tells
 ROUNDS = 3  # of bending tiles after the lens, from one fit to the next
 OUTSIDE = 0.01  # of a side: how far a match may lie outside, as rounding and extrapolation do
 MAX_OUTSIDE = 0.05  # the share of them, being wrong, that is passed over
