@@ -297,16 +297,29 @@ class LensProcessor(FrameRunProcessor):
 
 def field_of(fit: LensFit) -> list[dict[str, float]]:
     """Give the correction on a grid over the frame, and the mean residual in the cell about it."""
-    shape = np.asarray(fit.model.shape)
     places = grid_places(fit.model.shape, count=FIELD).reshape(-1, 2)
     shifts = fit.model.shift(places)
-    cells = np.clip((fit.places / (shape - 1) * (FIELD - 1)).round(), 0, FIELD - 1)
-    numbers = (cells @ [FIELD, 1]).astype(int)
-    counts = np.bincount(numbers, minlength=len(places))
-    sums = [np.bincount(numbers, line, minlength=len(places)) for line in fit.residuals.T]
-    means = np.transpose(sums) / np.where(counts, counts, np.nan)[:, None]
+    means, counts = cell_means(fit.model.shape, fit.places, fit.residuals)
     keys = ("row_px", "column_px", "shift_row", "shift_column", "residual_row", "residual_column")
     return [
         {**dict(zip(keys, line, strict=True)), "matches": int(count)}
         for line, count in zip(np.hstack([places, shifts, means]).tolist(), counts, strict=True)
     ]
+
+
+def cell_means(
+    shape: tuple[int, int], places: NDArray[np.float64], vectors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Average vectors at places, (row, column) in px, in the cells of a 9 × 9 grid over a frame.
+
+    Returns
+    -------
+    means : ndarray of float64, shape (81, 2)
+        NaN where there is none.
+    counts : ndarray of int, shape (81,)
+    """
+    cells = np.clip((places / (np.asarray(shape) - 1) * (FIELD - 1)).round(), 0, FIELD - 1)
+    numbers = (cells @ [FIELD, 1]).astype(int)
+    counts = np.bincount(numbers, minlength=FIELD**2)
+    sums = [np.bincount(numbers, line, minlength=FIELD**2) for line in vectors.T]
+    return np.transpose(sums) / np.where(counts, counts, np.nan)[:, None], counts

@@ -106,8 +106,9 @@ class LensFit:
         Of the solved positions over the nominal ones; None if those are not known.
     rotation : float or None
         Likewise, in degrees.
-    places, residuals : ndarray of float64, shape (n, 2)
-        Of every inlier in its first tile, and its residual, (row, column) in px.
+    places, others, residuals : ndarray of float64, shape (n, 2)
+        Of every inlier its place in its first tile, that in its second one, and its residual, how
+        far the first shows it beyond the second; (row, column) in px.
     accepted : bool
     reasons : tuple of str
         Why it is not accepted.
@@ -130,6 +131,7 @@ class LensFit:
     scale: float | None
     rotation: float | None
     places: NDArray[np.float64] = field(repr=False)
+    others: NDArray[np.float64] = field(repr=False)
     residuals: NDArray[np.float64] = field(repr=False)
     reasons: tuple[str, ...] = ()
 
@@ -244,12 +246,13 @@ def fit_lens(
     fitted = tiles.fit(look, trial.degree, trial.bent)
     positions = dict(zip(tiles.tiles, map(tuple, tiles.positions(fitted).tolist()), strict=True))
     scale, rotation = _compare(positions, nominal) if nominal else (None, None)
+    bends = tiles.bends(fitted) if trial.bent else np.zeros((len(tiles.tiles), 2, 2))
     left = tiles.left(fitted)
     good = left[fitted.agree]
     fit = LensFit(
         model=tiles.model(fitted, trial.degree),
         positions=positions,
-        bends=dict(zip(tiles.tiles, tiles.bends(fitted), strict=True)),
+        bends=dict(zip(tiles.tiles, bends, strict=True)),
         trials=trials,
         held_out_px_rms=held_out_points(
             fitted.frames, tiles.gaps, fitted.weights, trial.degree, trial.bent
@@ -266,6 +269,7 @@ def fit_lens(
         scale=scale,
         rotation=rotation,
         places=tiles.points.p[fitted.agree],
+        others=tiles.points.q[fitted.agree],
         residuals=good,
     )
     return replace(fit, reasons=_faults(fit, limits or LensLimits()))

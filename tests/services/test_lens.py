@@ -130,7 +130,7 @@ def test_the_degree_is_chosen_and_all_said_that_it_was_chosen_by(write, bent, tm
     assert set(content["bends"]) == set(content["tiles"])
 
     image = np.array(Image.open(picture).convert("L"))
-    assert image.shape == (420, 960)
+    assert image.shape == (336, 768)
     assert image.std() > 20
 
 
