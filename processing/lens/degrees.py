@@ -20,9 +20,7 @@ STIFFNESS = 1e-6  # 1/px²; what points do not tell at all stays near 0
 HELD_OUT = 5  # one pair of so many at a time, each once
 MIN_HELD_OUT = 20  # points that it takes to choose by
 WORTH_IT = 0.98  # of the error, that more freedom must bring it down to
-MIN_ERROR = (
-    0.02  # px, that it must take away: matching errs by as much in ways that look like lenses
-)
+MIN_ERROR = 0.02  # px that it must take away, too: matching errs by as much, smoothly
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,13 @@ class LensFit:
     inlier_share : float
     covered : float
         Share of the frame that tiles see together with others.
+    places, others, residuals : ndarray of float64, shape (n, 2)
+        Of every inlier its place in its first tile, that in its second one, and its residual, how
+        far the first shows it beyond the second; (row, column) in px.
     scale : float or None
         Of the solved positions over the nominal ones; None if those are not known.
     rotation : float or None
         Likewise, in degrees.
-    places, others, residuals : ndarray of float64, shape (n, 2)
-        Of every inlier its place in its first tile, that in its second one, and its residual, how
-        far the first shows it beyond the second; (row, column) in px.
     accepted : bool
     reasons : tuple of str
         Why it is not accepted.
@@ -128,11 +128,11 @@ class LensFit:
     matches: int
     inlier_share: float
     covered: float
-    scale: float | None
-    rotation: float | None
     places: NDArray[np.float64] = field(repr=False)
     others: NDArray[np.float64] = field(repr=False)
     residuals: NDArray[np.float64] = field(repr=False)
+    scale: float | None = None
+    rotation: float | None = None
     reasons: tuple[str, ...] = ()
 
     @property
@@ -244,34 +244,33 @@ def fit_lens(
     trials = try_degrees(look.frames, tiles.gaps, look.weights, degrees)
     trial = _chosen(trials, given)
     fitted = tiles.fit(look, trial.degree, trial.bent)
-    positions = dict(zip(tiles.tiles, map(tuple, tiles.positions(fitted).tolist()), strict=True))
-    scale, rotation = _compare(positions, nominal) if nominal else (None, None)
-    bends = tiles.bends(fitted) if trial.bent else np.zeros((len(tiles.tiles), 2, 2))
     left = tiles.left(fitted)
     good = left[fitted.agree]
+    positions, bends = tiles.positions(fitted), tiles.bends(fitted) * trial.bent
     fit = LensFit(
         model=tiles.model(fitted, trial.degree),
-        positions=positions,
+        positions=dict(zip(tiles.tiles, map(tuple, positions.tolist()), strict=True)),
         bends=dict(zip(tiles.tiles, bends, strict=True)),
         trials=trials,
         held_out_px_rms=held_out_points(
             fitted.frames, tiles.gaps, fitted.weights, trial.degree, trial.bent
         ),
         residual_px_rms=_rms(good),
-        residual_px_median=float(np.median(lengths(good))),
+        residual_px_median=_median(good),
         residual_px_mean=float(np.linalg.norm(good.mean(axis=0))),
         residual_px_std=float(good.std()),
-        uncorrected_px_median=float(np.median(lengths(tiles.left_by_shifts(fitted)[fitted.agree]))),
+        uncorrected_px_median=_median(tiles.left_by_shifts(fitted)[fitted.agree]),
         pairs=_by_pair(used, left, fitted.agree),
         matches=total,
         inlier_share=float(fitted.agree.mean()),
         covered=tiles.covered,
-        scale=scale,
-        rotation=rotation,
         places=tiles.points.p[fitted.agree],
         others=tiles.points.q[fitted.agree],
         residuals=good,
     )
+    if nominal:
+        scale, rotation = _compare(fit.positions, nominal)
+        fit = replace(fit, scale=scale, rotation=rotation)
     return replace(fit, reasons=_faults(fit, limits or LensLimits()))
 
 
@@ -317,6 +316,10 @@ def _compare(
     expected = expected - expected.mean()
     factor = np.vdot(expected, solved) / np.vdot(expected, expected).real
     return float(abs(factor)), float(np.degrees(np.angle(factor)))
+
+
+def _median(vectors: NDArray[np.float64]) -> float:
+    return float(np.median(lengths(vectors)))
 
 
 def _rms(vectors: NDArray[np.float64]) -> float:

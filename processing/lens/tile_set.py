@@ -120,8 +120,8 @@ class TileSet:
         if self.covered < MIN_COVERED:
             raise LensFitError(
                 f"matched tiles overlap in {self.covered:.0%} of the frame, and it takes "
-                f"{MIN_COVERED:.0%} to tell a lens; a montage's overlaps are too narrow: take 3 × 3 "
-                "tiles at 60 %"
+                f"{MIN_COVERED:.0%} to tell a lens; a montage's overlaps are too narrow: take 3 × "
+                "3 tiles at 60 %"
             )
 
     def look(self, degree: int | None) -> Look:
