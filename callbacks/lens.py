@@ -32,9 +32,10 @@ from callbacks.tile_jobs import ProcessorSettings, TileTask, read_tile
 from processing.chain import make_chain
 from processing.geometry import FrameGeometry
 from processing.geometry.pair_matches import Tile
-from processing.lens import LensFit, LensLimits
-from processing.lens.model import CUBIC, grid_places, terms
+from processing.lens import Degree, LensFit, LensLimits
+from processing.lens.model import grid_places
 from processing.lens.overlaps import measure_lens
+from processing.points import terms
 
 PLAN = "lens_correction"
 NAN = float("nan")
@@ -49,10 +50,28 @@ STREAMS: Mapping[str, Mapping[str, Any]] = {
         "residual_px_std": number("px"),
         "uncorrected_px_median": number("px"),
         "largest_shift_px": number("px"),
+        "degree": integer(),
+        "held_out_px_rms": number("px"),
+        "pairs_held_out_px_rms": number("px"),
+        "pairs_held_out_px_rms_next": number("px"),
+        "tile_bend_px_rms": number("px"),
+        "covered": number(),
         "matches": integer(),
         "inlier_share": number(),
         "scale": number("", 4),
         "rotation": number("deg"),
+    },
+    "degree": {
+        "degree": integer(),
+        "held_out_px_shifts": number("px"),
+        "held_out_px_affines": number("px"),
+    },
+    "tile": {
+        "tile_index": integer(),
+        "row_px": number("px"),
+        "column_px": number("px"),
+        "scale": number("", 5),
+        "rotation": number("deg", 4),
     },
     "coefficient": {
         "order_row": integer(),
@@ -85,15 +104,15 @@ class LensSettings:
 
     Attributes
     ----------
-    degree : int
-        Of the polynomial.
+    degree : int or "auto"
+        Of the polynomial; "auto": what tells pairs of tiles best that are held out.
     limits : LensLimits
         For a fit to be accepted.
     processor : ProcessorSettings
         How tiles are read, and how far they may lie from their nominal places.
     """
 
-    degree: int = CUBIC
+    degree: Degree = "auto"
     limits: LensLimits = field(default_factory=LensLimits)
     processor: ProcessorSettings = field(default_factory=ProcessorSettings)
 
@@ -175,8 +194,10 @@ class LensProcessor(FrameRunProcessor):
     """A RunEngine callback that fits a lens to the tiles of each lens_correction run.
 
     It publishes a run ``process_lens_correction`` with the streams `lens` (how good the fit is, and
-    whether it is accepted), `coefficient` (of Legendre polynomials, see `LensModel`), `pair` (of
-    tiles) and `field`: on a grid over the frame, the correction and the mean residual round about.
+    whether it is accepted), `degree` (what each leaves of pairs that are held out), `tile` (how it
+    lies, is scaled and turned), `coefficient` (of Legendre polynomials, see `LensModel`), `pair`
+    (of tiles) and `field`: on a grid over the frame, the correction and the mean residual round
+    about.
 
     Parameters
     ----------
@@ -232,6 +253,27 @@ class LensProcessor(FrameRunProcessor):
         }
         reasons = "; ".join(result.reasons)[:TEXT_LENGTH]
         run.event("lens", {"accepted": result.accepted, "reasons": reasons, **figures})
+        for trial in result.trials:
+            run.event(
+                "degree",
+                {
+                    "degree": trial.degree,
+                    "held_out_px_shifts": trial.shifts_px,
+                    "held_out_px_affines": trial.affines_px,
+                },
+            )
+        for tile, (row, column) in result.positions.items():
+            scale, rotation = result.turns[tile]
+            run.event(
+                "tile",
+                {
+                    "tile_index": tile,
+                    "row_px": row,
+                    "column_px": column,
+                    "scale": scale,
+                    "rotation": rotation,
+                },
+            )
         model = result.model
         for (i, j), row, column in zip(terms(model.degree), *model.coefficients, strict=True):
             run.event(
@@ -255,16 +297,29 @@ class LensProcessor(FrameRunProcessor):
 
 def field_of(fit: LensFit) -> list[dict[str, float]]:
     """Give the correction on a grid over the frame, and the mean residual in the cell about it."""
-    shape = np.asarray(fit.model.shape)
     places = grid_places(fit.model.shape, count=FIELD).reshape(-1, 2)
     shifts = fit.model.shift(places)
-    cells = np.clip((fit.places / (shape - 1) * (FIELD - 1)).round(), 0, FIELD - 1)
-    numbers = (cells @ [FIELD, 1]).astype(int)
-    counts = np.bincount(numbers, minlength=len(places))
-    sums = [np.bincount(numbers, line, minlength=len(places)) for line in fit.residuals.T]
-    means = np.transpose(sums) / np.where(counts, counts, np.nan)[:, None]
+    means, counts = cell_means(fit.model.shape, fit.places, fit.residuals)
     keys = ("row_px", "column_px", "shift_row", "shift_column", "residual_row", "residual_column")
     return [
         {**dict(zip(keys, line, strict=True)), "matches": int(count)}
         for line, count in zip(np.hstack([places, shifts, means]).tolist(), counts, strict=True)
     ]
+
+
+def cell_means(
+    shape: tuple[int, int], places: NDArray[np.float64], vectors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Average vectors at places, (row, column) in px, in the cells of a 9 × 9 grid over a frame.
+
+    Returns
+    -------
+    means : ndarray of float64, shape (81, 2)
+        NaN where there is none.
+    counts : ndarray of int, shape (81,)
+    """
+    cells = np.clip((places / (np.asarray(shape) - 1) * (FIELD - 1)).round(), 0, FIELD - 1)
+    numbers = (cells @ [FIELD, 1]).astype(int)
+    counts = np.bincount(numbers, minlength=FIELD**2)
+    sums = [np.bincount(numbers, line, minlength=FIELD**2) for line in vectors.T]
+    return np.transpose(sums) / np.where(counts, counts, np.nan)[:, None], counts

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from functools import lru_cache
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ def fit_to_dict(fit: LensFit) -> dict[str, Any]:
         "accepted": fit.accepted,
         "reasons": list(fit.reasons),
         "figures": fit_figures(fit),
+        "degrees": [asdict(trial) for trial in fit.trials],
         "tiles": {str(tile): list(place) for tile, place in fit.positions.items()},
+        "bends": {str(tile): bend.tolist() for tile, bend in fit.bends.items()},
         "pairs": [
             {
                 "a": pair.a,
@@ -56,11 +60,21 @@ def fit_figures(fit: LensFit) -> dict[str, float | int | None]:
         "residual_px_std": fit.residual_px_std,
         "uncorrected_px_median": fit.uncorrected_px_median,
         "largest_shift_px": fit.model.largest_shift,
+        "degree": fit.model.degree,
+        "held_out_px_rms": _known(fit.held_out_px_rms),
+        "pairs_held_out_px_rms": fit.trial.held_out_px if fit.trial else None,
+        "pairs_held_out_px_rms_next": fit.next_trial.held_out_px if fit.next_trial else None,
+        "tile_bend_px_rms": fit.bend_px_rms,
+        "covered": fit.covered,
         "matches": fit.matches,
         "inlier_share": fit.inlier_share,
         "scale": fit.scale,
         "rotation": fit.rotation,
     }
+
+
+def _known(value: float) -> float | None:
+    return None if isnan(value) else value
 
 
 def write_lens(path: Path, fit: LensFit, **more: Any) -> None:

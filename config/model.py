@@ -177,7 +177,9 @@ class References(Section):
 class Lens(Section):
     """How the lens's distortion is fitted, and what a fit must keep to be accepted."""
 
-    degree: Annotated[int, Field(ge=2, le=9)] = Field(description="of the polynomial; 3 is a cubic")
+    degree: Literal["auto"] | Annotated[int, Field(ge=2, le=9)] = Field(
+        description="of the polynomial; auto: what tells pairs of tiles best that are held out"
+    )
     most_mean: Annotated[float, Field(ge=0)] = Field(description="mean residual, in px")
     most_std: Annotated[float, Field(ge=0)] = Field(description="of the residuals, in px")
     most_scale_error: Fraction = Field(description="of the tiles' places against the stage's")

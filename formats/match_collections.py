@@ -5,8 +5,6 @@ What comes from elsewhere is checked here, at the edge, so that errors name the 
 
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from formats.errors import FormatError
+from formats.json_files import read_json
+from formats.montage import MontageFileError
 from processing.geometry import PairMatches
 
 # Keys under which some tools put the list.
@@ -55,7 +55,7 @@ def read_matches(path: Path) -> list[PairMatches]:
     Parameters
     ----------
     path : Path
-        JSON, gzipped if its name ends in ``.gz``: a list of ``{"pGroupId", "pId", "qGroupId",
+        JSON, gzipped or not: a list of ``{"pGroupId", "pId", "qGroupId",
         "qId", "matches": {"p": [[x, …], [y, …]], "q": …, "w": [weight, …]}}``, or a mapping with
         that list under ``collections`` or ``matches``. Places may be pairs ``[[x, y], …]``, too.
         Weight 0 marks an outlier; without weights all count.
@@ -70,9 +70,10 @@ def read_matches(path: Path) -> list[PairMatches]:
     MatchFileError
         If the file cannot be read, or is not of this form.
     """
-    content = _load(path)
     try:
-        collections = _COLLECTIONS.validate_python(_unwrap(path, content))
+        collections = _COLLECTIONS.validate_python(_unwrap(path, read_json(path)))
+    except MontageFileError as error:
+        raise MatchFileError(str(error)) from error
     except ValidationError as error:
         raise MatchFileError(_explain(path, error)) from error
     groups = {group for one in collections for group in (one.p_group, one.q_group)}
@@ -91,16 +92,6 @@ def read_matches(path: Path) -> list[PairMatches]:
         except ValueError as error:
             raise MatchFileError(f"{path}, collection {number}: {error}") from error
     return found
-
-
-def _load(path: Path) -> Any:
-    try:
-        content = path.read_bytes()
-        return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
-    except OSError as error:
-        raise MatchFileError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise MatchFileError(f"{path} is not JSON: {error}") from error
 
 
 def _unwrap(path: Path, content: Any) -> Any:

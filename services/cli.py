@@ -197,9 +197,16 @@ app.add_typer(lens_app, name="lens")
 
 
 @lens_app.command("fit")
-def lens_fit(
+def lens_fit(  # noqa: PLR0917
     file: Annotated[Path, typer.Argument(help="Point matches, JSON as `render` exports it.")],
-    degree: Annotated[int, typer.Option(min=2, max=9, help="Of the polynomial.")] = 3,
+    degree: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2…9|auto",
+            help="Of the polynomial; auto: what pairs of tiles that are held out bear out. By "
+            "default as configured.",
+        ),
+    ] = None,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -208,6 +215,10 @@ def lens_fit(
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the fit there, too.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="OUT", help="Draw the correction and its residuals there."),
     ] = None,
     config: SiteFile = None,
 ) -> None:
@@ -220,10 +231,12 @@ def lens_fit(
     """
     from config import load
     from processing.lens import LensLimits
-    from services.lens import run_fit
+    from services.lens import parse_degree, run_fit
 
-    limits = LensLimits(**load(config).config.lens.model_dump(exclude={"degree"}))
-    if not run_fit(file, degree, size, json_file, limits):
+    settings = load(config).config.lens
+    chosen = settings.degree if degree is None else parse_degree(degree)
+    limits = LensLimits(**settings.model_dump(exclude={"degree"}))
+    if not run_fit(file, chosen, size, json_file, limits, plot_file):
         raise typer.Exit(1)
 
 

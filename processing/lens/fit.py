@@ -1,4 +1,4 @@
-"""Fit a lens model to places that overlapping tiles share, together with where the tiles lie.
+"""Fit a lens model to places that overlapping tiles share, together with how the tiles lie.
 
 Each match says that two pixels, one a tile, show one place. Corrected and put in place, they agree.
 """
@@ -7,31 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import log, sqrt
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array, hstack
-from scipy.sparse.csgraph import connected_components
 
 from processing.geometry.pair_matches import PairMatches, Tile
-from processing.lens.model import CUBIC, LensModel, basis, terms
+from processing.lens.degrees import Trial, choose, held_out_points, try_degrees
+from processing.lens.errors import LensFitError
+from processing.lens.model import CUBIC, LensModel, check_degree
+from processing.lens.tile_set import TileSet
+from processing.points import lengths
 
-LEAST_MATCHES = 20  # a fit of fewer points says nothing of its own error
-LEAST_TILES = 3  # to compare positions with the stage's
-MAX_STEPS = 50  # of each of the two stages of the fit
-SETTLED = 1e-4  # the relative step of the errors' scale that ends a stage
-LEAST_SCALE = 0.02  # px; below it, errors are rounding
-BIWEIGHT = 4.685  # J. W. Tukey's constant: 95 % as efficient as least squares for normal errors
-RIDGE = 1e-12  # of the mean diagonal: what is not determined stays near 0 until it is refused
-LEAST_EIGENVALUE = 2e-3  # mean square that terms must leave: tiles some % of a side apart do
-OUTSIDE = 0.01  # of a side: how far a match may lie outside, as rounding and extrapolation do
-MOST_OUTSIDE = 0.05  # the share of them, being wrong, that is passed over
-OPEN = 0.1  # share of a term in what is not determined, from which on it is named
+Degree = int | Literal["auto"]
 
-
-class LensFitError(ValueError):
-    """Matches do not determine a lens model; the message says what they lack."""
+MIN_MATCHES = 20  # a fit of fewer points says nothing of its own error
+MIN_TILES = 3  # to compare positions with the stage's
+MAX_WORSE = 2.0  # times what the best degree leaves of points held out: no fit to use
 
 
 @dataclass(frozen=True)
@@ -86,8 +78,17 @@ class LensFit:
     ----------
     model : LensModel
     positions : mapping of tile to (float, float)
-        (row, column) of each tile's first pixel, in px; the first tile of each group of tiles that
-        hang together is at (0, 0).
+        (row, column) of each tile's first pixel, in px, before it is bent about its middle; the
+        first tile of each group of tiles that hang together is at (0, 0).
+    bends : mapping of tile to ndarray of float64, shape (2, 2)
+        What each tile's own map adds to the identity, from (row, column) to (row, column) after the
+        lens; 0 if tiles were not bent, and on the mean over each group of tiles.
+    trials : tuple of Trial
+        By degree, what the fit leaves of pairs of tiles that are held out; none if there are too
+        few pairs.
+    held_out_px_rms : float
+        What the same model leaves of points that are held out, a fifth at a time; NaN if that
+        cannot be told.
     residual_px_rms, residual_px_median : float
     residual_px_mean : float
         Length of the mean of the residuals as vectors.
@@ -99,12 +100,15 @@ class LensFit:
     matches : int
         How many were used: those with a weight.
     inlier_share : float
+    covered : float
+        Share of the frame that tiles see together with others.
+    places, others, residuals : ndarray of float64, shape (n, 2)
+        Of every inlier its place in its first tile, that in its second one, and its residual, how
+        far the first shows it beyond the second; (row, column) in px.
     scale : float or None
         Of the solved positions over the nominal ones; None if those are not known.
     rotation : float or None
         Likewise, in degrees.
-    places, residuals : ndarray of float64, shape (n, 2)
-        Of every inlier in its first tile, and its residual, (row, column) in px.
     accepted : bool
     reasons : tuple of str
         Why it is not accepted.
@@ -112,6 +116,9 @@ class LensFit:
 
     model: LensModel
     positions: Mapping[Tile, tuple[float, float]]
+    bends: Mapping[Tile, NDArray[np.float64]]
+    trials: tuple[Trial, ...]
+    held_out_px_rms: float
     residual_px_rms: float
     residual_px_median: float
     residual_px_mean: float
@@ -120,10 +127,12 @@ class LensFit:
     pairs: tuple[PairResidual, ...]
     matches: int
     inlier_share: float
-    scale: float | None
-    rotation: float | None
+    covered: float
     places: NDArray[np.float64] = field(repr=False)
+    others: NDArray[np.float64] = field(repr=False)
     residuals: NDArray[np.float64] = field(repr=False)
+    scale: float | None = None
+    rotation: float | None = None
     reasons: tuple[str, ...] = ()
 
     @property
@@ -131,35 +140,72 @@ class LensFit:
         """Whether the fit keeps all limits."""
         return not self.reasons
 
+    @property
+    def trial(self) -> Trial | None:
+        """That of the degree used; None if there are too few pairs to hold any out."""
+        return next((one for one in self.trials if one.degree == self.model.degree), None)
+
+    @property
+    def next_trial(self) -> Trial | None:
+        """That of the next higher degree; None if the matches tell none."""
+        return next((one for one in self.trials if one.degree == self.model.degree + 1), None)
+
+    @property
+    def best_trial(self) -> Trial | None:
+        """That of the degree to choose; None if there are too few pairs to hold any out."""
+        return choose(self.trials) if self.trials else None
+
+    @property
+    def bent(self) -> bool:
+        """Whether tiles have maps of their own."""
+        return self.trial is not None and self.trial.bent
+
+    @property
+    def bend_px_rms(self) -> float:
+        """How far the tiles' own maps move the middles of their edges, in px along an axis."""
+        half = np.asarray(self.model.shape) / 2
+        return float(np.sqrt(np.mean([(bend * half) ** 2 for bend in self.bends.values()])))
+
+    @property
+    def turns(self) -> Mapping[Tile, tuple[float, float]]:
+        """How each tile is scaled and turned: a factor, and degrees counter-clockwise as shown."""
+        return {
+            tile: (1 + float(np.trace(bend)) / 2, float(np.degrees(bend[1, 0] - bend[0, 1])) / 2)
+            for tile, bend in self.bends.items()
+        }
+
 
 def fit_lens(
     pairs: Sequence[PairMatches],
     shape: tuple[int, int] | None = None,
     *,
-    degree: int = CUBIC,
+    degree: Degree = "auto",
     nominal: Mapping[Tile, tuple[float, float]] | None = None,
     limits: LensLimits | None = None,
 ) -> LensFit:
-    """Find the lens model, and the places of the tiles, with which all matches agree best.
+    """Find the lens model, and how the tiles lie, with which all matches agree best.
 
-    With the affine part fixed, the model enters linearly, and so do the tiles' places:
-    ``p + shift(p) + place(a) = q + shift(q) + place(b)``. That is solved by iteratively reweighted
-    least squares, first for the least sum of distances, which gross outliers cannot rule, then by
-    Tukey's biweight, which ignores them.
+    With the affine part fixed, the model enters linearly, and so do the tiles' places and bends:
+    ``p + shift(p) + place(a) + bend(a, p) = q + shift(q) + place(b) + bend(b, q)``. That is solved
+    by iteratively reweighted least squares; wrong matches are left out by Tukey's biweight.
 
-    Tiles are taken to differ by a shift of the stage only. Then a montage cannot tell where it
-    lies as a whole, nor its scale, angle and shear: a lens that magnifies all of the frame by 1 %
-    looks like a stage that moves 1 % less. These parts are not in the model (`LensModel`); the
-    calibration of the pixel size and the angle is where they belong. All other terms are
-    determined by tiles that overlap along both axes.
+    The degree, and whether tiles are bent at all, is what tells pairs of tiles best that are held
+    out, a fifth at a time; of what is about as good, the least.
+
+    A montage cannot tell where it lies as a whole, nor its scale, angle and shear: a lens that
+    magnifies all of the frame by 1 % looks like a stage that moves 1 % less, and like tiles that
+    are all 1 % smaller. So these parts are not in the model (`LensModel`), and tiles are not bent
+    on the mean; the calibration of the pixel size and the angle is where they belong. If tiles are
+    bent, neither are the quadratic terms told: tiles that are scaled by how far they lie to one
+    side would look alike. Of such, a weak prior on the bends makes the least bends.
 
     Parameters
     ----------
     pairs : sequence of PairMatches
     shape : (int, int), optional
         (height, width) of the tiles, in px; from the range of the matches if it is left out.
-    degree : int
-        Of the polynomial.
+    degree : int or "auto"
+        Of the polynomial, 2 to 9; "auto": chosen.
     nominal : mapping of tile to (float, float), optional
         Where the stage says that tiles lie, (row, column) in px, to judge the scale by.
     limits : LensLimits, optional
@@ -171,167 +217,61 @@ def fit_lens(
     Raises
     ------
     LensFitError
-        If the matches are too few, or do not determine all terms.
+        If the matches are too few, cover too little of the frame, or do not determine all terms.
+    TypeError, ValueError
+        If it is no degree of a lens.
 
     References
     ----------
     V. Kaynig et al., J. Struct. Biol. 171, 163 (2010), for the model of overlapping tiles;
     P. W. Holland, R. E. Welsch, Comm. Statistics A6, 813 (1977), for the reweighting.
     """
-    terms(degree)
+    if degree != "auto":
+        check_degree(degree)
     used = [_weighted(pair) for pair in pairs]
     used = [pair for pair in used if len(pair.weights)]
     total = sum(len(pair.weights) for pair in used)
-    if total < LEAST_MATCHES:
+    if total < MIN_MATCHES:
         raise LensFitError(
             f"there are {total} matches with a weight in {len(pairs)} pairs of tiles; "
-            f"{LEAST_MATCHES} is the least to fit a lens to, and hundreds are usual"
+            f"{MIN_MATCHES} is the least to fit a lens to, and hundreds are usual"
         )
-    shape = shape or _guess_shape(used)
-    system = _System(used, shape, degree)
-    alone, solved = system.solve(lens=False), system.solve()
-    rows, columns = solved.coefficients.T.tolist()
-    try:
-        model = LensModel(shape, (tuple(rows), tuple(columns)), degree)
-    except ValueError as error:
-        raise LensFitError(f"these matches fit no lens: {error}") from error
-    positions = dict(zip(system.tiles, map(tuple, solved.positions.tolist()), strict=True))
-    scale, rotation = _compare(positions, nominal) if nominal else (None, None)
-    good = solved.residuals[solved.inliers]
+    tiles = TileSet.of(used, shape)
+    tiles.check_covered()
+    given = None if degree == "auto" else degree
+    look = tiles.look(given)
+    degrees = tiles.determined(look, given)
+    trials = try_degrees(look.frames, tiles.gaps, look.weights, degrees)
+    trial = _chosen(trials, given)
+    fitted = tiles.fit(look, trial.degree, trial.bent)
+    left = tiles.left(fitted)
+    good = left[fitted.agree]
+    positions, bends = tiles.positions(fitted), tiles.bends(fitted) * trial.bent
     fit = LensFit(
-        model=model,
-        positions=positions,
+        model=tiles.model(fitted, trial.degree),
+        positions=dict(zip(tiles.tiles, map(tuple, positions.tolist()), strict=True)),
+        bends=dict(zip(tiles.tiles, bends, strict=True)),
+        trials=trials,
+        held_out_px_rms=held_out_points(
+            fitted.frames, tiles.gaps, fitted.weights, trial.degree, trial.bent
+        ),
         residual_px_rms=_rms(good),
-        residual_px_median=float(np.median(np.linalg.norm(good, axis=1))),
+        residual_px_median=_median(good),
         residual_px_mean=float(np.linalg.norm(good.mean(axis=0))),
         residual_px_std=float(good.std()),
-        uncorrected_px_median=float(
-            np.median(np.linalg.norm(alone.residuals[solved.inliers], axis=1))
-        ),
-        pairs=system.by_pair(solved.residuals, solved.inliers),
+        uncorrected_px_median=_median(tiles.left_by_shifts(fitted)[fitted.agree]),
+        pairs=_by_pair(used, left, fitted.agree),
         matches=total,
-        inlier_share=float(solved.inliers.mean()),
-        scale=scale,
-        rotation=rotation,
-        places=system.p[solved.inliers],
+        inlier_share=float(fitted.agree.mean()),
+        covered=tiles.covered,
+        places=tiles.points.p[fitted.agree],
+        others=tiles.points.q[fitted.agree],
         residuals=good,
     )
+    if nominal:
+        scale, rotation = _compare(fit.positions, nominal)
+        fit = replace(fit, scale=scale, rotation=rotation)
     return replace(fit, reasons=_faults(fit, limits or LensLimits()))
-
-
-@dataclass(frozen=True, eq=False)
-class _Solved:
-    """What a robust fit gives: coefficients (terms, 2), positions and residuals (…, 2) in px."""
-
-    coefficients: NDArray[np.float64]
-    positions: NDArray[np.float64]
-    residuals: NDArray[np.float64]
-    inliers: NDArray[np.bool_]
-
-
-class _System:
-    """The linear equations of all matches; rows and columns share one matrix."""
-
-    def __init__(self, pairs: Sequence[PairMatches], shape: tuple[int, int], degree: int) -> None:
-        self.pairs = pairs
-        self.tiles = list(dict.fromkeys(tile for pair in pairs for tile in (pair.a, pair.b)))
-        index = {tile: number for number, tile in enumerate(self.tiles)}
-        sizes = [len(pair.weights) for pair in pairs]
-        a = np.repeat([index[pair.a] for pair in pairs], sizes)
-        b = np.repeat([index[pair.b] for pair in pairs], sizes)
-        self.p = np.concatenate([pair.p for pair in pairs])
-        q = np.concatenate([pair.q for pair in pairs])
-        self._pair = np.repeat(np.arange(len(pairs)), sizes)
-        self._weights = np.concatenate([pair.weights for pair in pairs])
-        self._wanted = q - self.p
-        self._lens = basis(self.p, shape, degree) - basis(q, shape, degree)
-        self._degree = degree
-        count, rows = len(self.tiles), np.arange(len(a))
-        # The first tile of each island stays where it is.
-        _, island = connected_components(coo_array((rows + 1, (a, b)), shape=(count, count)), False)
-        self._free = np.setdiff1d(np.arange(count), np.unique(island, return_index=True)[1])
-        ends = np.concatenate([rows, rows]), np.concatenate([a, b])
-        signs = np.repeat([1.0, -1.0], len(rows))
-        self._tiles = coo_array((signs, ends), shape=(len(rows), count)).tocsc()[:, self._free]
-
-    def solve(self, lens: bool = True) -> _Solved:
-        """Solve for the tiles' places and, unless told otherwise, the lens."""
-        design = self._tiles.tocsr()
-        if lens:
-            design = hstack([csr_array(self._lens), design]).tocsr()
-        solution, weights = _robust(design, self._wanted, self._weights)
-        if lens:
-            self._check_determined(weights)
-        n_terms = design.shape[1] - len(self._free)
-        positions = np.zeros((len(self.tiles), 2))
-        positions[self._free] = solution[n_terms:]
-        residuals = design @ solution - self._wanted
-        return _Solved(solution[:n_terms], positions, residuals, weights > 0)
-
-    def _check_determined(self, weights: NDArray[np.float64]) -> None:
-        """Refuse matches that leave a term of the lens open, and name it."""
-        weights = weights / weights.sum()
-        weighted = self._tiles.multiply(weights[:, None]).tocsr()
-        # What of the terms no placing of the tiles could explain as well.
-        explained = np.linalg.lstsq(
-            (self._tiles.T @ weighted).toarray(), weighted.T @ self._lens, rcond=None
-        )[0]
-        left = self._lens - self._tiles @ explained
-        values, vectors = np.linalg.eigh(left.T @ (weights[:, None] * left))
-        shares = np.abs(vectors[:, values < LEAST_EIGENVALUE]).max(axis=1, initial=0.0)
-        open_terms = [
-            term for term, share in zip(terms(self._degree), shares, strict=True) if share > OPEN
-        ]
-        if open_terms:
-            names = ", ".join(f"v^{i}·u^{j}" for i, j in open_terms)
-            raise LensFitError(
-                f"the matches do not determine the terms {names} of the lens (v down, u across): "
-                "take tiles that overlap along both axes, 3 × 3 at 60 %, or fit a lower degree"
-            )
-
-    def by_pair(
-        self, residuals: NDArray[np.float64], inliers: NDArray[np.bool_]
-    ) -> tuple[PairResidual, ...]:
-        """Sum residuals up by pair."""
-        found = []
-        for number, pair in enumerate(self.pairs):
-            mine = self._pair == number
-            good = residuals[mine & inliers]
-            rms = _rms(good) if len(good) else float("nan")
-            found.append(PairResidual(pair.a, pair.b, int(mine.sum()), len(good), rms))
-        return tuple(found)
-
-
-def _robust(
-    design: csr_array, wanted: NDArray[np.float64], given: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Solve ``design @ x = wanted`` against outliers; give the rows' weights, too."""
-    weights, diagonal = given, np.diag_indices(design.shape[1])
-    for weigh in (_for_least_distances, _biweight):
-        previous = np.inf
-        for _ in range(MAX_STEPS):
-            weighted = design.multiply(weights[:, None]).tocsr()
-            normal = (design.T @ weighted).toarray()
-            normal[diagonal] += RIDGE * normal[diagonal].mean()
-            solution = np.linalg.solve(normal, weighted.T @ wanted)
-            distances = np.linalg.norm(design @ solution - wanted, axis=1)
-            # Vectors of two normal errors with σ = 1 have a median length of √(2 ln 2).
-            scale = max(float(np.median(distances)) / sqrt(2 * log(2)), LEAST_SCALE)
-            weights = given * weigh(distances, scale)
-            if abs(previous - scale) < SETTLED * scale:
-                break
-            previous = scale
-    return solution, weights
-
-
-def _for_least_distances(distances: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """Weights whose least squares is the least sum of distances, squares near 0 excepted."""
-    return 1 / np.maximum(distances, scale / 2)
-
-
-def _biweight(distances: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """Tukey's weights: 0 from some standard deviations on."""
-    return np.maximum(1 - (distances / (BIWEIGHT * scale)) ** 2, 0) ** 2
 
 
 def _weighted(pair: PairMatches) -> PairMatches:
@@ -340,19 +280,25 @@ def _weighted(pair: PairMatches) -> PairMatches:
     return PairMatches(pair.a, pair.b, pair.p[kept], pair.q[kept], pair.weights[kept])
 
 
-def _guess_shape(pairs: Sequence[PairMatches]) -> tuple[int, int]:
-    """Take the frame for just so large that matches come as near to all of its sides."""
-    places = np.concatenate([places for pair in pairs for places in (pair.p, pair.q)])
-    outside = (places < -OUTSIDE * places.max(axis=0)).any(axis=1)
-    if outside.mean() > MOST_OUTSIDE:
-        raise LensFitError(
-            f"{outside.mean():.0%} of the matches lie outside any frame, one at (row, column) "
-            f"{places.min(axis=0).round(1).tolist()}: places must be in px from a tile's first one"
-        )
-    inside = places[~outside]
-    least, most = inside.min(axis=0), inside.max(axis=0)
-    height, width = np.ceil(most + np.maximum(least, 0) + 1).astype(int).tolist()
-    return height, width
+def _chosen(trials: tuple[Trial, ...], degree: int | None) -> Trial:
+    """Return the trial of a given degree, or of the one to choose; a blank one if there is none."""
+    if degree is None:
+        return choose(trials) if trials else Trial.blank(CUBIC)
+    return next((one for one in trials if one.degree == degree), Trial.blank(degree))
+
+
+def _by_pair(
+    pairs: Sequence[PairMatches], left: NDArray[np.float64], agree: NDArray[np.bool_]
+) -> tuple[PairResidual, ...]:
+    """Sum residuals up by pair."""
+    found, start = [], 0
+    for pair in pairs:
+        mine = slice(start, start + len(pair.weights))
+        good = left[mine][agree[mine]]
+        rms = _rms(good) if len(good) else float("nan")
+        found.append(PairResidual(pair.a, pair.b, len(pair.weights), len(good), rms))
+        start = mine.stop
+    return tuple(found)
 
 
 def _compare(
@@ -365,11 +311,15 @@ def _compare(
         np.array([complex(where[tile][1], -where[tile][0]) for tile in shared])
         for where in (positions, nominal)
     )
-    if len(shared) < LEAST_TILES:
+    if len(shared) < MIN_TILES:
         return None, None
     expected = expected - expected.mean()
     factor = np.vdot(expected, solved) / np.vdot(expected, expected).real
     return float(abs(factor)), float(np.degrees(np.angle(factor)))
+
+
+def _median(vectors: NDArray[np.float64]) -> float:
+    return float(np.median(lengths(vectors)))
 
 
 def _rms(vectors: NDArray[np.float64]) -> float:
@@ -383,6 +333,12 @@ def _faults(fit: LensFit, limits: LensLimits) -> tuple[str, ...]:
         found.append(f"mean residual {fit.residual_px_mean:.3g} px, limit {limits.most_mean:g}")
     if fit.residual_px_std > limits.most_std:
         found.append(f"standard deviation {fit.residual_px_std:.3g} px, limit {limits.most_std:g}")
+    if fit.trial and fit.best_trial and fit.trial.exceeds(MAX_WORSE, fit.best_trial):
+        found.append(
+            f"degree {fit.trial.degree} leaves {fit.trial.held_out_px:.3g} px of pairs held out, "
+            f"limit {MAX_WORSE:g} times the {fit.best_trial.held_out_px:.3g} px of degree "
+            f"{fit.best_trial.degree}"
+        )
     if fit.scale is not None and abs(fit.scale - 1) > limits.most_scale_error:
         found.append(f"scale {fit.scale:.4g}, limit 1 ± {limits.most_scale_error:g}")
     if fit.inlier_share < limits.least_inliers:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.polynomial.legendre import leg2poly, legvander
+from numpy.polynomial.legendre import leg2poly
 from numpy.typing import ArrayLike, NDArray
 
-from processing.geometry import FrameGeometry
+from processing.points.terms import basis, normalised, terms
 
 CUBIC = 3
 MIN_DEGREE, MAX_DEGREE = 2, 9
@@ -72,6 +72,7 @@ class LensModel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", _checked_shape(self.shape))
+        check_degree(self.degree)
         count = len(terms(self.degree))
         given = np.asarray(self.coefficients, dtype=float)
         if given.shape != (2, count):
@@ -114,7 +115,7 @@ class LensModel:
         design = np.column_stack([straight, basis(at, size, degree)])
         found = np.linalg.lstsq(design, np.asarray(shifts, dtype=float), rcond=None)[0]
         # Corrected places are affine(p) + bent(p); taking the affine map off turns the rest, too.
-        affine = np.eye(2) + found[1:3].T / _half_sides(size)
+        affine = np.eye(2) + found[1:3].T / (np.asarray(size) / 2)
         rows, columns = np.linalg.solve(affine, found[3:].T).tolist()
         return cls(size, (tuple(rows), tuple(columns)), degree)
 
@@ -273,7 +274,7 @@ class LensModel:
     def _jacobian(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
         """Differentiate the corrected place by the distorted one, shape (..., 2, 2)."""
         v, u = np.moveaxis(normalised(places, self.shape), -1, 0)
-        half = _half_sides(self.shape)
+        half = np.asarray(self.shape) / 2
         columns = []
         for axis in (0, 1):
             slope = np.polynomial.polynomial.polyder(self.powers, axis=axis + 1) / half[axis]
@@ -313,18 +314,13 @@ def _evaluate(at, powers):  # type: ignore[no-untyped-def]
     return found
 
 
-def terms(degree: int) -> tuple[tuple[int, int], ...]:
-    """Give the degrees (along rows, along columns) of each term of a model.
+def check_degree(degree: object) -> None:
+    """Refuse what is no degree of a lens.
 
     Raises
     ------
     TypeError, ValueError
         If the degree is not a whole number from 2 to 9.
-
-    Examples
-    --------
-    >>> terms(2)
-    ((2, 0), (1, 1), (0, 2))
     """
     if isinstance(degree, bool) or not isinstance(degree, int | np.integer):
         raise TypeError(f"degree is {degree!r}; it must be a whole number")
@@ -333,35 +329,6 @@ def terms(degree: int) -> tuple[tuple[int, int], ...]:
             f"degree is {degree}; it must lie between {MIN_DEGREE} and {MAX_DEGREE}: "
             "3, a cubic, is what lenses of a microscope need"
         )
-    return tuple((total - j, j) for total in range(2, degree + 1) for j in range(total + 1))
-
-
-def basis(places: ArrayLike, shape: tuple[int, int], degree: int) -> NDArray[np.float64]:
-    """Evaluate the terms of a model at some places.
-
-    Parameters
-    ----------
-    places : array_like, shape (..., 2)
-        (row, column) in px.
-    shape : (int, int)
-        (height, width) of the frame, in px.
-    degree : int
-
-    Returns
-    -------
-    ndarray of float64, shape (..., n)
-        One value a term, in the order of `terms`.
-    """
-    v, u = np.moveaxis(normalised(places, shape), -1, 0)
-    rows, columns = np.transpose(terms(degree))
-    values = legvander(v, degree)[..., rows] * legvander(u, degree)[..., columns]
-    return np.asarray(values.reshape(*v.shape, len(rows)))  # legvander makes one place a list
-
-
-def normalised(places: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Give places as (v, u): from the middle of the frame, over half its sides."""
-    from_middle = np.asarray(places, dtype=float) - FrameGeometry.middle(shape)
-    return np.asarray(from_middle / _half_sides(shape))
 
 
 def grid_places(
@@ -370,10 +337,6 @@ def grid_places(
     """Give places on a grid over a frame, and a share of it beyond, shape (count, count, 2)."""
     lines = [np.linspace(-beyond * side, (1 + beyond) * side - 1, count) for side in shape]
     return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
-
-
-def _half_sides(shape: tuple[int, int]) -> NDArray[np.float64]:
-    return np.asarray(shape) / 2
 
 
 def _powers_of(order: int, size: int) -> NDArray[np.float64]:

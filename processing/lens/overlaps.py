@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processing.geometry.pair_matches import PairMatches, Tile
-from processing.lens.fit import LensFit, LensFitError, LensLimits, fit_lens
+from processing.lens.errors import LensFitError
+from processing.lens.fit import Degree, LensFit, LensLimits, fit_lens
 from processing.lens.map import LensMap
-from processing.lens.model import CUBIC, LensModel
+from processing.lens.model import LensModel
 from processing.matching import MAX_OFFSET, MatchTile, match, prepare
 from processing.matching.coarse import find_peak
 from processing.matching.match import LEAST_PEAK
@@ -43,7 +44,7 @@ def measure_lens(
     tiles: Mapping[Tile, NDArray[np.unsignedinteger]],
     nominal: Mapping[Tile, Place],
     *,
-    degree: int = CUBIC,
+    degree: Degree = "auto",
     max_offset: float = MAX_OFFSET,
     limits: LensLimits | None = None,
 ) -> LensFit:
@@ -56,8 +57,8 @@ def measure_lens(
         at 60 % are usual.
     nominal : mapping of tile to (float, float)
         Where the stage says that their middles lie, (row, column) in px.
-    degree : int
-        Of the polynomial.
+    degree : int or "auto"
+        Of the polynomial; "auto": what tells pairs of tiles best that are held out.
     max_offset : float
         How far tiles may lie from there relative to each other, in px.
     limits : LensLimits, optional

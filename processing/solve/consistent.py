@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from processing.points import components
 from processing.solve.apart import PlaceApart
 from processing.solve.bridges import overruled
 from processing.solve.closing import MIN_NOISE, USUAL_LIMIT, closing_limit, noise_scale
 from processing.solve.judge import Judge, differ
-from processing.solve.least_squares import components, misfits
+from processing.solve.least_squares import misfits
 from processing.solve.loops import Loops, between_many, contract, drop_inner, find_loops, grow, join
 from processing.solve.matches import Fit, Matches
 

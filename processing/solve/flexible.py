@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from processing.lens.model import MAX_DEGREE, LensModel, terms
+from processing.lens.model import MAX_DEGREE, LensModel
 from processing.matching import Match
-from processing.solve.equations import RIGID, Frames, Points
-from processing.solve.least_squares import lengths
+from processing.points import RIGID, Frames, Points, fit_points, lengths, terms
 from processing.solve.maps import TileMaps
 from processing.solve.model_choice import FREEDOMS, Freedom, Model, Trial, choose_model
-from processing.solve.reweighted import fit_points
 from processing.solve.translation import Solution, solve
 
 MAX_SAMPLE = 1000  # tiles by which the model is chosen; their lens holds for all

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from processing.points import components, lengths
 from processing.solve.bridges import on_loops
 from processing.solve.consistent import pick_consistent
 from processing.solve.drift import straighten
-from processing.solve.least_squares import LeastSquares, components, lengths, misfits
+from processing.solve.least_squares import LeastSquares, misfits
 from processing.solve.matches import Matches
 from processing.solve.translation import LEAST_SD, Solution, solve
 

@@ -9,8 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
+
+from processing.points import components
 
 
 class LeastSquares:
@@ -149,26 +150,11 @@ def misfits(
     return targets - (positions[ends[:, 1]] - positions[ends[:, 0]])
 
 
-def lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the lengths of vectors (k, 2)."""
-    return np.asarray(np.hypot(vectors[:, 0], vectors[:, 1]))
-
-
 def incident_sum(
     n_tiles: int, ends: NDArray[np.intp], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Sum values, one a match, over the matches of each tile."""
     return np.asarray(np.bincount(ends.ravel(), np.repeat(values, 2), n_tiles), dtype=np.float64)
-
-
-def components(n_tiles: int, ends: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Give each tile the number of the set that it hangs together with, the largest being 0."""
-    graph = sp.coo_array((np.ones(len(ends)), ends.T), shape=(n_tiles, n_tiles))
-    count, labels = connected_components(graph, directed=False)
-    order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
-    rank = np.empty(count, dtype=np.intp)
-    rank[order] = np.arange(count)
-    return np.asarray(rank[labels])
 
 
 @njit(nogil=True, cache=True)

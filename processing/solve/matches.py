@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.solve.least_squares import LeastSquares, lengths, misfits
+from processing.points import lengths
+from processing.solve.least_squares import LeastSquares, misfits
 from processing.solve.loops import Loops, find_loops
 
 SHORT = 4  # matches of the loops of a grid of tiles

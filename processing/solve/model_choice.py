@@ -12,9 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.lens.model import terms
-from processing.solve.equations import RIGID, Equations, Frames
-from processing.solve.least_squares import lengths
+from processing.points import RIGID, Equations, Frames, lengths, terms
 
 Freedom = Literal["auto", "translation", "affine", "lens", "affine+lens"]
 FREEDOMS: tuple[Freedom, ...] = ("auto", "translation", "affine", "lens", "affine+lens")

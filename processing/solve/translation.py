@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from processing.matching import Match
+from processing.points import components
 from processing.solve.apart import StagePrediction
 from processing.solve.bridges import on_loops
 from processing.solve.consistent import pick_consistent
 from processing.solve.drift import straighten
-from processing.solve.least_squares import components, incident_sum, misfits
+from processing.solve.least_squares import incident_sum, misfits
 from processing.solve.matches import Fit, Matches
 
 # A match is never trusted to be better than this, in px: tiles are distorted, so neighbours that

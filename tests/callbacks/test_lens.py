@@ -92,6 +92,18 @@ def test_a_run_becomes_a_file_and_a_run(make, recorder, root, data_folder, tiles
     assert content["raw_uid"] == raw_uid
     assert content["figures"]["matches"] == figures["matches"]
 
+    degrees = recorder.table("degree")
+    assert [row["degree"] for row in degrees[:3]] == [2, 3, 4]
+    (used,) = [row for row in degrees if row["degree"] == figures["degree"]]
+    assert figures["pairs_held_out_px_rms"] == used["held_out_px_shifts"] < 0.1
+    assert figures["held_out_px_rms"] < 0.1
+    assert degrees[0]["held_out_px_shifts"] > 1
+    assert figures["covered"] == 1
+    assert figures["tile_bend_px_rms"] == 0
+    placed = recorder.table("tile")
+    assert {row["tile_index"] for row in placed} == set(range(9))
+    assert all((row["scale"], row["rotation"]) == (1, 0) for row in placed)
+
     coefficients = recorder.table("coefficient")
     assert [
         [row["shift_row"] for row in coefficients],

@@ -118,6 +118,7 @@ def test_the_site_example_swaps_a_device_class_and_a_prefix():
             "montage:\n  focus: never\n",
             ["is 'never'", "'none', 'once', 'row', 'plane' or 'surface'", "every n tiles"],
         ),
+        ("lens:\n  degree: 12\n", [":2: lens.degree is 12;", "'auto'", "less than or equal to 9"]),
         ("epics:\n  port: 70000\n", [":2: epics.port is 70000;", "65535"]),
         ("devices:\n  stage:\n    class: Stage\n", ["is 'Stage'", "like devices.stage.Stage"]),
         ("devices:\n  xy:\n    prefix: 'A:'\n", ["devices.xy.class is missing"]),

@@ -54,37 +54,87 @@ def positions(
     }
 
 
+def some_bends(
+    places: dict[str, NDArray[np.float64]], turn: float = 3e-4, scale: float = 3e-4, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """Turn and scale tiles about their middles, by so much RMS, and by nothing on the mean.
+
+    Neither does it grow from one side to the other: what does, a lens would look like.
+    """
+    rng = np.random.default_rng((seed, 13))
+    where = np.array(list(places.values()))
+    common = np.column_stack([np.ones(len(where)), where])
+    numbers = rng.normal(size=(len(where), 2))
+    numbers -= common @ np.linalg.lstsq(common, numbers, rcond=None)[0]
+    scales, turns = (numbers / numbers.std(axis=0) * (scale, turn)).T
+    return {
+        tile: np.array([[one, -angle], [angle, one]])
+        for tile, one, angle in zip(places, scales, turns, strict=True)
+    }
+
+
+def put(
+    lens: LensModel, place: object, bend: object, pixels: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Take pixels of a tile to where they lie: corrected, bent about the middle, and shifted."""
+    middle = (np.asarray(lens.shape) - 1) / 2
+    straight = lens.to_corrected(pixels) - middle
+    return straight @ (np.eye(2) + np.asarray(bend)).T + middle + np.asarray(place)
+
+
+def taken(
+    lens: LensModel, place: object, bend: object, at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Find the pixels of a tile, corrected but not distorted, that lie at some places."""
+    middle = (np.asarray(lens.shape) - 1) / 2
+    straight = np.linalg.solve(np.eye(2) + np.asarray(bend), (at - place - middle).T).T
+    return straight + middle
+
+
 def matches(
     lens: LensModel,
     places: dict[str, NDArray[np.float64]],
     *,
+    bends: dict[str, NDArray[np.float64]] | None = None,
     per_pair: int = 60,
     noise: float = 0.5,
+    stretch: float = 0.0,
     outliers: float = 0.0,
     seed: int = 0,
 ) -> list[PairMatches]:
     """Make the matches of all pairs that overlap.
 
-    `noise` is the RMS length of the error of a match, in px; a share of the matches are `outliers`,
+    `noise` is the RMS length of the error of a match, in px, and `stretch` that of an error which
+    all matches of a pair share, as waves over its overlap; a share of the matches are `outliers`,
     anywhere in the two tiles, and not marked.
     """
     rng = np.random.default_rng((seed, 11))
     found = []
     shape = np.asarray(lens.shape)
+    own = bends or dict.fromkeys(places, np.zeros((2, 2)))
     for a, b in combinations(places, 2):
         p = rng.uniform(0, shape - 1, (4 * per_pair, 2))
-        corrected = lens.to_corrected(p) + places[a] - places[b]
+        corrected = taken(lens, places[b], own[b], put(lens, places[a], own[a], p))
         near = ((corrected > -0.04 * shape) & (corrected < 1.04 * shape)).all(axis=1)
         p, q = p[near], lens.to_distorted(corrected[near])
         seen = ((q >= 0) & (q <= shape - 1)).all(axis=1)
         p, q = p[seen][:per_pair], q[seen][:per_pair]
         if len(p) < 5:
             continue
+        if stretch:
+            q = q + stretch * _waves(rng, p / shape)
         q = np.clip(q + rng.normal(0, noise / np.sqrt(2), q.shape), 0, shape - 1)
         wrong = rng.random(len(q)) < outliers
         q[wrong] = rng.uniform(0, shape - 1, (int(wrong.sum()), 2))
         found.append(PairMatches(a, b, p, q, np.ones(len(p))))
     return found
+
+
+def _waves(rng: np.random.Generator, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make a smooth vector field with an RMS length of about 1, of some waves over a frame."""
+    waves = rng.normal(0, 2.5 * 2 * np.pi, (4, 2, 2))
+    phases = rng.uniform(0, 2 * np.pi, (4, 2))
+    return np.cos(np.einsum("kx,wxc->kwc", at, waves) + phases).sum(axis=1) / 2
 
 
 def error(found: LensModel, truth: LensModel) -> float:

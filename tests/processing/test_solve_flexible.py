@@ -94,6 +94,16 @@ def test_tiles_that_are_not_bent_stay_so():
     assert errors(found.maps.matrices[:, :, 2], true).max() < 0.3
 
 
+def test_tiles_do_not_shrink_to_bring_points_nearer():
+    """All tiles smaller, and so nearer: what errors points have would be less in px."""
+    nominal, true, _, pairs, points = turned(6, 6, angle=0, scale=0, sd=0.5, patches=60)
+    found = solved(nominal, pairs, points, freedom="affine")
+    assert found.model.flexibility
+    assert found.maps.matrices[:, :, :2].mean(axis=0) == pytest.approx(np.eye(2), abs=1e-9)
+    pitch = np.ptp(found.maps.matrices[:, :, 2], axis=0) / np.ptp(true, axis=0)
+    assert pitch == pytest.approx(1, abs=2e-4)
+
+
 def test_a_tile_without_matches_keeps_its_shape():
     nominal, _, _, pairs, points = turned(5, 5)
     alone = 12

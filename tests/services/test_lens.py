@@ -8,13 +8,15 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from callbacks.lens_files import load_lens
 from formats.match_collections import MatchFileError, read_matches
+from processing.geometry import PairMatches
 from processing.lens import LensLimits, LensModel
 from services.errors import PlainError
-from services.lens import run_fit
-from tests.processing.lenses import error, matches, positions, some_lens
+from services.lens import parse_degree, run_fit
+from tests.processing.lenses import error, matches, positions, some_bends, some_lens
 
 SHAPE = (3840, 3840)
 LENS = some_lens(SHAPE, 90, seed=3)
@@ -99,6 +101,101 @@ def test_a_set_of_real_scale_fits_and_is_accepted(write, pairs, tmp_path, capsys
     assert translation > 20
     assert error(load_lens(out, SHAPE).model, LENS) < 0.3
     assert json.loads(out.read_text())["figures"]["residual_px_rms"] == pytest.approx(rms, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def bent():
+    """Nine tiles that are turned and scaled, behind a lens that is no cubic."""
+    lens, where = some_lens(SHAPE, 60, seed=3, degree=5), positions(SHAPE)
+    return matches(lens, where, bends=some_bends(where), per_pair=120, outliers=0.08)
+
+
+def test_the_degree_is_chosen_and_all_said_that_it_was_chosen_by(write, bent, tmp_path, capsys):
+    out, picture = tmp_path / "lens.json", tmp_path / "lens.png"
+    assert run_fit(write(collections(bent)), "auto", SHAPE, out, plot_file=picture)
+    printed = capsys.readouterr().out
+    rows = re.findall(r"degree (\d) +([\d.]+) +([\d.]+) *(← used)?", printed)
+    assert [int(row[0]) for row in rows] == list(range(2, 10))
+    assert [row[0] for row in rows if row[3]] == ["5"]
+    following = rows[4][2]
+    assert f"degree 6 would leave {following} px" in printed
+    assert re.search(r"tiles' own maps +0\.\d\d px RMS at the edges; scaled by 0\.\d\d ‰", printed)
+    assert re.search(r"overlaps cover +100% of the frame", printed)
+
+    content = json.loads(out.read_text())
+    assert content["figures"]["degree"] == content["model"]["degree"] == 5
+    assert f"{content['degrees'][4]['affines_px']:.3f}" == following
+    assert content["figures"]["pairs_held_out_px_rms_next"] == content["degrees"][4]["affines_px"]
+    assert content["figures"]["held_out_px_rms"] < 0.6
+    assert set(content["bends"]) == set(content["tiles"])
+
+    image = np.array(Image.open(picture).convert("L"))
+    assert image.shape == (336, 768)
+    assert image.std() > 20
+
+
+def test_a_degree_that_is_too_low_is_kept_and_not_accepted(write, bent, capsys):
+    """It leaves less than the limit of the residuals, which a cubic of such a lens once did."""
+    assert not run_fit(write(collections(bent)), 4, SHAPE)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "degree 4: given; 5 is the lowest that is about as good as any" in printed
+    assert "not accepted: degree 4 leaves" in printed
+    assert "times the 0." in printed
+
+
+def test_a_set_with_all_that_other_tools_write_beside_its_matches_is_read(write, pairs):
+    """In the form of a real set: collections, a calibration and where the stage was."""
+    named = [
+        PairMatches(f"20190314_T4_{m.a}", f"20190314_T4_{m.b}", m.p, m.q, m.weights) for m in pairs
+    ]
+    names = dict.fromkeys(name for m in named for name in (m.a, m.b))
+    content = {
+        "collection": collections(named),
+        "calibration": {"nm_per_pix": 3.95, "angle": 3.2},
+        "tilespecs": [{"tileId": name, "xstage": -1.2e6, "ystage": -4.8e5} for name in names],
+    }
+    assert run_fit(write(content), "auto", SHAPE)
+
+
+def test_the_matches_of_a_montage_are_refused_with_the_reason(write):
+    montage = matches(some_lens(SHAPE, 20), positions(SHAPE, 5, 6, 0.08), per_pair=60)
+    with pytest.raises(PlainError, match=r"matches.json: matched tiles overlap in \d\d%"):
+        run_fit(write(collections(montage)), "auto", SHAPE)
+
+
+@pytest.mark.parametrize("text", ["auto", "2", "9"])
+def test_a_degree_is_read(text):
+    assert str(parse_degree(text)) == text
+
+
+@pytest.mark.parametrize("text", ["1", "10", "three", "2.5", "-3", ""])
+def test_what_is_no_degree_is_refused(text):
+    with pytest.raises(PlainError, match="must be auto or a whole number from 2 to 9"):
+        parse_degree(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lens.txt", "lens.txt cannot be drawn: .*png"),
+        ("none/lens.png", "cannot be written: No such"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_a_plain_error(write, pairs, tmp_path, name, message):
+    with pytest.raises(PlainError, match=message):
+        run_fit(write(collections(pairs)), 3, SHAPE, plot_file=tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["matches.json.gz", "matches.json"])
+def test_a_packed_file_that_is_cut_off_says_so(tmp_path, pairs, name):
+    """Whatever it is called: its content tells that it is packed."""
+    path = tmp_path / name
+    packed = gzip.compress(json.dumps(collections(pairs)).encode())
+    path.write_bytes(packed)
+    assert len(read_matches(path)) == len(pairs)
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(MatchFileError, match="cannot be unpacked"):
+        read_matches(path)
 
 
 def test_without_a_size_it_is_taken_from_the_matches(write, pairs, capsys):

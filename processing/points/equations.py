@@ -6,83 +6,21 @@ tiles' own bends, and for the lens's first terms only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
-from numpy.polynomial.legendre import legder, leggauss, legvander
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 
-from processing.lens.model import normalised, terms
+from processing.points.islands import components
+from processing.points.table import Points
+from processing.points.terms import basis, bending_energy, normalised, orders
 
-COLUMNS = 6  # row_a, col_a, row_b, col_b, sd, weight
-MIN_SD = 0.05  # px, that points are ever taken to have
 RIGID = 1e-3  # px, that tiles are bent by if they are not to be
 HELD = 1e-9  # stiffness of a tile's place, of a usual one: it fixes the origin only
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Places that pairs of tiles share, all pairs in one table.
-
-    Attributes
-    ----------
-    pair : ndarray of int, shape (k,)
-        Which pair each is of, rising.
-    p, q : ndarray of float64, shape (k, 2)
-        (row, column) in the pair's first tile, and in its second, in px.
-    sd : ndarray of float64, shape (k,)
-        Standard deviation along each axis, in px.
-    """
-
-    pair: NDArray[np.intp]
-    p: NDArray[np.float64]
-    q: NDArray[np.float64]
-    sd: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, tables: Sequence[ArrayLike]) -> Points:
-        """Make it of a table a pair, of columns [row_a, col_a, row_b, col_b, sd, weight].
-
-        Raises
-        ------
-        ValueError
-            If one is of another form, or holds a number that is not finite.
-        """
-        arrays = [np.asarray(table, dtype=np.float64).reshape(-1, COLUMNS) for table in tables]
-        for number, table in enumerate(arrays):
-            if not np.isfinite(table).all():
-                raise ValueError(f"the points of pair {number} hold a number that is not finite")
-        pair = np.repeat(np.arange(len(arrays)), [len(table) for table in arrays])
-        stacked = np.concatenate([np.empty((0, COLUMNS)), *arrays])
-        sd = np.maximum(stacked[:, 4], MIN_SD)
-        return cls(pair, stacked[:, :2].copy(), stacked[:, 2:4].copy(), sd)
-
-    def __len__(self) -> int:
-        return len(self.pair)
-
-    def select(self, which: NDArray[np.bool_]) -> Points:
-        """Return some of them."""
-        return Points(self.pair[which], self.p[which], self.q[which], self.sd[which])
-
-    def medians(self, values: NDArray[np.float64], n_pairs: int) -> NDArray[np.float64]:
-        """Return the medians of values, some a point, over the points of each pair; NaN if none.
-
-        Parameters
-        ----------
-        values : ndarray of float64, shape (k, c)
-        n_pairs : int
-
-        Returns
-        -------
-        ndarray of float64, shape (n_pairs, c)
-        """
-        first = np.searchsorted(self.pair, np.arange(n_pairs + 1))
-        return np.asarray(_medians(np.ascontiguousarray(values), first))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +64,11 @@ class Frames:
         degree: int,
     ) -> None:
         self.ends, self.points, self.n_tiles = ends, points, n_tiles
+        self.degree, self._shape = degree, shape
         at = normalised(points.p, shape), normalised(points.q, shape)
-        arms_a, arms_b = (np.column_stack([np.ones(len(one)), one]) for one in at)
-        self.arms = arms_a, arms_b
-        orders = np.array(terms(degree) if degree else (), dtype=np.intp).reshape(-1, 2)
-        self.lens = _lens_difference(*at, orders, degree)
-        self.bending = bending_energy(orders)
+        self.arms = _arms(at[0]), _arms(at[1])
+        self.lens = _lens_difference(*at, orders(degree), degree)
+        self.bending = bending_energy(degree)
 
     def select(self, which: NDArray[np.bool_]) -> Frames:
         """Return the same with some of the points only."""
@@ -139,6 +76,21 @@ class Frames:
         part.points = self.points.select(which)
         part.arms = self.arms[0][which], self.arms[1][which]
         part.lens = self.lens[which]
+        return part
+
+    def straightened(self, lens: NDArray[np.float64]) -> Frames:
+        """Return the same for tiles that are bent after a lens, not before it.
+
+        Parameters
+        ----------
+        lens : ndarray of float64, shape (t, 2)
+            About what the lens's first terms are, in px.
+        """
+        part, places = copy(self), (self.points.p, self.points.q)
+        shifts = (basis(at, self._shape, self.degree)[:, : len(lens)] @ lens for at in places)
+        corrected = (at + shift for at, shift in zip(places, shifts, strict=True))
+        arms_a, arms_b = (_arms(normalised(at, self._shape)) for at in corrected)
+        part.arms = arms_a, arms_b
         return part
 
     def left(self, gaps: NDArray[np.float64], bends: Bends) -> NDArray[np.float64]:
@@ -152,6 +104,10 @@ class Frames:
 
 class Equations:
     """Normal equations for given weights.
+
+    Points cannot tell what all tiles that hang together do alike: neither where they lie, nor how
+    they are scaled, turned and sheared. So their shifts and bends are 0 on the mean; held by the
+    prior alone, they would shrink, as that brings all points nearer to each other.
 
     Parameters
     ----------
@@ -171,8 +127,8 @@ class Equations:
         self._own, self._shared, self._force, self._cross = _assemble(
             frames.ends, (pair, arms_a, arms_b), (lens, gaps), weights, frames.n_tiles
         )
-        weighted = lens * weights[:, None]
-        self._lens, self._lens_force = weighted.T @ lens, weighted.T @ gaps
+        self._lens, self._lens_force = _assemble_lens(lens, gaps, weights)
+        self._island = components(frames.n_tiles, frames.ends[self._shared[:, 0, 0] < 0])
         self._known: dict[float, NDArray[np.float64]] = {}
 
     def solve(self, flexibility: float, n_terms: int = 0, stiffness: float = 0.0) -> Bends:
@@ -192,23 +148,40 @@ class Equations:
         -------
         Bends
         """
-        n_tiles = self._frames.n_tiles
         moves = self._moves(flexibility, n_terms)
-        force, cross = moves[:, :2], moves[:, 2 : 2 + n_terms]
         if not n_terms:
-            return Bends(force.reshape(n_tiles, 3, 2), np.zeros((0, 2)))
-        pull = self._cross[:, :, :n_terms].reshape(3 * n_tiles, n_terms).T
+            return Bends(moves[:, :, :2], np.zeros((0, 2)))
         energy = stiffness * self._frames.bending[:n_terms, :n_terms]
+        stiff = self.lens_alone(flexibility, n_terms) + energy
         lens = np.linalg.solve(
-            self._lens[:n_terms, :n_terms] + energy - pull @ cross,
-            self._lens_force[:n_terms] - pull @ force,
+            stiff, self._lens_force[:n_terms] - self._pull(moves[:, :, :2], n_terms)
         )
-        return Bends((force - cross @ lens).reshape(n_tiles, 3, 2), lens)
+        return Bends(moves[:, :, :2] - moves[:, :, 2 : 2 + n_terms] @ lens, lens)
+
+    def lens_alone(self, flexibility: float, n_terms: int) -> NDArray[np.float64]:
+        """Return what of the lens's first terms no move of the tiles could explain as well.
+
+        Parameters
+        ----------
+        flexibility, n_terms
+            As `solve` takes them.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_terms, n_terms)
+            The matrix of the weighted squares that a lens leaves, in 1/px².
+        """
+        moves = self._moves(flexibility, n_terms)[:, :, 2 : 2 + n_terms]
+        return np.asarray(self._lens[:n_terms, :n_terms] - self._pull(moves, n_terms))
+
+    def _pull(self, moves: NDArray[np.float64], n_terms: int) -> NDArray[np.float64]:
+        """Return what moves of the tiles ask of the lens's first terms."""
+        return np.tensordot(self._cross[:, :, :n_terms], moves, axes=((0, 1), (0, 1)))
 
     def _moves(self, flexibility: float, n_terms: int) -> NDArray[np.float64]:
         """Return what the points, and each term of the lens, move the tiles by; kept for more."""
         known = self._known.get(flexibility)
-        if known is None or known.shape[1] < 2 + n_terms:
+        if known is None or known.shape[2] < 2 + n_terms:
             factors = splu(
                 self._normal(flexibility),
                 permc_spec="MMD_AT_PLUS_A",
@@ -216,12 +189,27 @@ class Equations:
                 panel_size=1,
                 options={"SymmetricMode": True},
             )
-            size = 3 * self._frames.n_tiles
-            right = [self._force.reshape(size, 2)]
-            right += [self._cross.reshape(size, -1)] * bool(n_terms)
-            known = factors.solve(np.column_stack(right))
+            n_tiles = self._frames.n_tiles
+            right = [self._force, self._cross[:, :, : self._cross.shape[2] * bool(n_terms)]]
+            alike = np.broadcast_to(np.eye(3), (n_tiles, 3, 3))
+            stacked = np.concatenate([*right, alike], axis=2).reshape(3 * n_tiles, -1)
+            free = factors.solve(stacked).reshape(n_tiles, 3, -1)
+            known = self._without_mean(free[:, :, :-3], free[:, :, -3:])
             self._known[flexibility] = known
         return known
+
+    def _without_mean(
+        self, moves: NDArray[np.float64], gives: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Hold the mean of the moves of each island at 0, by what it gives to being pushed."""
+        push = np.linalg.solve(self._sums(gives), self._sums(moves))
+        return np.asarray(moves - gives @ push[self._island])
+
+    def _sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum values, one set a tile, over each island."""
+        n_tiles = len(values)
+        members = sp.csr_array((np.ones(n_tiles), (self._island, np.arange(n_tiles))))
+        return np.asarray(members @ values.reshape(n_tiles, -1)).reshape(-1, *values.shape[1:])
 
     def _normal(self, flexibility: float) -> sp.csc_array:
         """Make the matrix of the tiles' unknowns."""
@@ -240,36 +228,9 @@ class Equations:
         return sp.csc_array(sp.coo_array((blocks.ravel(), places), shape=2 * (3 * n_tiles,)))
 
 
-def bending_energy(orders: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the matrix of a lens's bending energy over the frame, in 1 / (half a side)².
-
-    That of a thin plate: the integral of the squares of all second derivatives (F. L. Bookstein,
-    IEEE Trans. Pattern Analysis and Machine Intelligence 11, 567, 1989).
-
-    Parameters
-    ----------
-    orders : ndarray of int, shape (t, 2)
-        Degrees along rows and columns of the terms, Legendre polynomials.
-
-    Returns
-    -------
-    ndarray of float64, shape (t, t)
-    """
-    degree = int(orders.max(initial=0))
-    places, weights = leggauss(degree + 1)
-    products = []
-    for derivative in range(3):
-        values = np.zeros((len(places), degree + 1))
-        for order in range(derivative, degree + 1):
-            series = legder([0.0] * order + [1.0], derivative) if derivative else None
-            one = legvander(places, order)
-            values[:, order] = one[:, order] if series is None else one[:, : len(series)] @ series
-        products.append((values * weights[:, None]).T @ values)
-    down, across = (np.ix_(line, line) for line in orders.T)
-    flat, slope, curve = products
-    return np.asarray(
-        curve[down] * flat[across] + 2 * slope[down] * slope[across] + flat[down] * curve[across]
-    )
+def _arms(at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what each point's place in its tile makes of the tile's shift and bends, (k, 3)."""
+    return np.column_stack([np.ones(len(at)), at])
 
 
 @njit(nogil=True, cache=True)
@@ -289,17 +250,6 @@ def _lens_difference(at_a, at_b, orders, degree):  # type: ignore[no-untyped-def
         for t in range(len(orders)):
             i, j = orders[t, 0], orders[t, 1]
             found[k, t] = down[1, i] * across[1, j] - down[0, i] * across[0, j]
-    return found
-
-
-@njit(nogil=True, cache=True)
-def _medians(values, first):  # type: ignore[no-untyped-def]
-    """Return the median of each column from row first[k] to row first[k + 1]."""
-    found = np.full((len(first) - 1, values.shape[1]), np.nan)
-    for k in range(len(found)):
-        if first[k + 1] > first[k]:
-            for column in range(values.shape[1]):
-                found[k, column] = np.median(values[first[k] : first[k + 1], column])
     return found
 
 
@@ -339,3 +289,25 @@ def _assemble(ends, frames, right, weights, n_tiles):  # type: ignore[no-untyped
                 cross[a, i, t] += from_a * lens[k, t]
                 cross[b, i, t] += from_b * lens[k, t]
     return own, shared, force, cross
+
+
+@njit(nogil=True, cache=True)
+def _assemble_lens(lens, gaps, weights):  # type: ignore[no-untyped-def]
+    """Sum the points' parts of the lens's own normal equations.
+
+    A loop of one thread: those of a matrix product wait for each other on a busy machine, which
+    took thirty times as long.
+    """
+    n_terms = lens.shape[1]
+    matrix, force = np.zeros((n_terms, n_terms)), np.zeros((n_terms, 2))
+    for k in range(len(lens)):
+        for t in range(n_terms):
+            weighted = weights[k] * lens[k, t]
+            for s in range(t + 1):
+                matrix[t, s] += weighted * lens[k, s]
+            for x in range(2):
+                force[t, x] += weighted * gaps[k, x]
+    for t in range(n_terms):
+        for s in range(t):
+            matrix[s, t] = matrix[t, s]
+    return matrix, force
