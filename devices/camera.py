@@ -25,7 +25,7 @@ from ophyd.device import Staged
 from ophyd.status import StatusBase
 from ophyd.utils import DisconnectedError
 
-from devices.connection import Connectable
+from devices.connection import Connectable, circuit_broke
 from devices.status import DeviceOutcome, finish, finished
 from devices.timeouts import EXPOSURE_MARGIN
 
@@ -333,7 +333,7 @@ class Camera(TriggerBase, Connectable, DetectorBase):
         try:
             error = self._take_note_of_frame()
         except Exception as failure:  # raised here it would end in a log, and the status never
-            error = failure
+            error = self._lost() if circuit_broke(failure) else failure
         self._end(error)
 
     def _state_changed(self, value: Any = None, **_: Any) -> None:
@@ -356,12 +356,13 @@ class Camera(TriggerBase, Connectable, DetectorBase):
 
     def _connection_changed(self, connected: bool, **_: Any) -> None:
         if not connected:
-            self._end(
-                DisconnectedError(
-                    f"{self.name} has lost its IOC ({self.prefix}) in mid-exposure: look at the "
-                    "IOC's log, and start it with `temline up`"
-                )
-            )
+            self._end(self._lost())
+
+    def _lost(self) -> DisconnectedError:
+        return DisconnectedError(
+            f"{self.name} has lost its IOC ({self.prefix}) in mid-exposure: look at the IOC's log, "
+            "and start it with `temline up`"
+        )
 
     def _fault(self) -> str:
         if self.cam.detector_state.get(use_monitor=False) == DETECTOR_ERROR:

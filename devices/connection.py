@@ -10,12 +10,20 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from epics.ca import ChannelAccessGetFailure
 from ophyd import Device, Kind
 from ophyd.device import do_not_wait_for_lazy_connection
 from ophyd.signal import EpicsSignalBase
 
 CONNECT_TIMEOUT = 10.0
 _SHOWN = 8
+ECA_DISCONN = 192
+"""Of Channel Access (caerr.h): the circuit broke while an answer was awaited."""
+
+
+def circuit_broke(error: Exception) -> bool:
+    """Whether a read failed because its IOC is gone; that comes before any PV is told so."""
+    return isinstance(error, ChannelAccessGetFailure) and error.status == ECA_DISCONN
 
 
 class NotConnectedError(ConnectionError, TimeoutError):

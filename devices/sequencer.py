@@ -23,7 +23,7 @@ from ophyd import Component as Cpt
 from ophyd import EpicsSignal, EpicsSignalRO
 from ophyd.utils import DisconnectedError
 
-from devices.connection import Connectable
+from devices.connection import Connectable, circuit_broke
 from devices.setting import Setting
 from devices.status import DeviceOutcome, SettingOutcome, finish
 
@@ -328,7 +328,7 @@ class Sequencer(Connectable):
             else:
                 outcome.set_finished()
         except Exception as error:  # raised here it would end in a log, and the status never
-            outcome.set_exception(error)
+            outcome.set_exception(self._lost() if circuit_broke(error) else error)
 
     def _refused(self) -> bool:
         # One that failed again at once is in the state that it was in, and was not refused.
@@ -369,7 +369,7 @@ class Sequencer(Connectable):
             elif state == "Paused" and (why := self._why()):  # nobody who will resume it
                 self._end_completion(SequencerError(f"{self.name} was paused: {why}"))
         except Exception as error:  # raised here it would end in a log, and the status never
-            self._end_completion(error)
+            self._end_completion(self._lost() if circuit_broke(error) else error)
 
     def _end_completion(self, error: Exception | None = None) -> None:
         """Finish what `complete` gave, once, whoever comes first."""

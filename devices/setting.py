@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from ophyd import EpicsSignal
 from ophyd.signal import DEFAULT_WRITE_TIMEOUT
+from ophyd.utils import DisconnectedError
 
+from devices.connection import circuit_broke
 from devices.status import SettingOutcome
 
 
@@ -156,7 +158,7 @@ class _Writing:
             else:
                 self._finish(self._refusal(setpoint))
         except Exception as error:  # raised here it would end in a log, and the status never
-            self._finish(error)
+            self._finish(self._lost() if circuit_broke(error) else error)
 
     def _follow_readback(self) -> None:
         signal = self._signal
@@ -186,6 +188,13 @@ class _Writing:
         return SettingRefusedError(
             f"{self._signal.setpoint_pvname} refused {self.value!r} and stays at "
             f"{setpoint!r}{allowed}{self._reason()}"
+        )
+
+    def _lost(self) -> DisconnectedError:
+        signal = self._signal
+        return DisconnectedError(
+            f"{signal.name} was set to {self.value!r} and its IOC is lost ({signal.pvname}): look "
+            "at the IOC's log, and start it with `temline up`"
         )
 
     def _explain(self) -> str:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from bluesky import plans as bp
 from bluesky.utils import FailedStatus
+from epics.ca import ChannelAccessGetFailure
 from ophyd.utils import DisconnectedError
 
 from devices import CameraError
+from devices.connection import ECA_DISCONN
 from tests.devices.lab import Lab, Session, check_documents
 from tests.support import wait_until
 
@@ -150,6 +152,20 @@ def test_an_ioc_that_dies_in_mid_exposure_is_an_error_at_once(start_ioc, session
     assert time.monotonic() - began < 30
     assert session.one("stop")["exit_status"] == "fail"
     assert "lost its IOC" in session.one("stop")["reason"]
+
+
+def test_a_read_that_the_end_of_its_ioc_cuts_short_is_a_lost_ioc(
+    lab: Lab, camera, monkeypatch: pytest.MonkeyPatch
+):
+    """The put may end and the read after it fail before any PV is told that it is gone."""
+
+    def break_off(**_):
+        raise ChannelAccessGetFailure("Get failed; status code: 192", chid=0, status=ECA_DISCONN)
+
+    camera.stage()
+    monkeypatch.setattr(camera, "_take_note_of_frame", break_off)
+    with pytest.raises(DisconnectedError, match="camera has lost its IOC .* start it with"):
+        camera.trigger().wait(10)
 
 
 def test_the_exposure_has_limits(lab: Lab):
