@@ -63,8 +63,7 @@ def montage(folder: Path, side: int, rows: int, columns: int) -> MosaicTask:
     return MosaicTask(
         path=folder / "mosaic.ome.zarr",
         tiles=[StoredTile(task, ProcessorSettings()) for task in tasks],
-        positions=places * side * (1 - OVERLAP) + jitter,
-        shape=(side, side),
+        maps=TileMaps.shifts(places * side * (1 - OVERLAP) + jitter, (side, side)),
         geometry=geometry,
         stage=(0.0, 0.0),
     )
@@ -74,12 +73,12 @@ def bent(task: MosaicTask) -> MosaicTask:
     """Give the same mosaic of tiles that are turned and bent, as real ones are."""
     random = np.random.default_rng(2)
     lines = np.stack(np.meshgrid(*(np.linspace(-1, 1, 9),) * 2, indexing="ij"), -1).reshape(-1, 2)
-    middle = (np.array(task.shape) - 1) / 2
+    middle = (np.array(task.maps.shape) - 1) / 2
     shifts = LENS_SHIFT * lines * (lines**2).sum(axis=1, keepdims=True) / 2**1.5
-    lens = LensModel.from_shifts(middle + lines * middle, shifts, task.shape)
-    matrices = TileMaps.shifts(task.positions, task.shape).matrices
+    lens = LensModel.from_shifts(middle + lines * middle, shifts, task.maps.shape)
+    matrices = task.maps.matrices.copy()
     matrices[:, :, :2] += random.normal(0, TURN, (len(matrices), 2, 2))
-    return replace(task, maps=TileMaps(task.shape, matrices, lens))
+    return replace(task, maps=TileMaps(task.maps.shape, matrices, lens))
 
 
 def core_time(task: MosaicTask) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from callbacks.mosaic import (
 from callbacks.tile_jobs import ProcessorSettings, StoredTile
 from processing.lens.model import terms
 from processing.matching import Match
+from processing.mosaic import lay_out
 from processing.quality import Agreement
 from processing.solve import MATCHED, MapSolution, solve_maps_of_matches
 
@@ -66,16 +67,15 @@ class Solved:
     matches: Mapping[tuple[int, int], Match]
     solution: MapSolution
 
-    @property
+    @cached_property
     def origin(self) -> NDArray[np.float64]:
         """The place of the mosaic's first pixel among the positions, (row, column)."""
-        return np.asarray(np.floor(self.positions + 0.5).min(axis=0))
+        return np.array(lay_out(self.solution.maps).origin, dtype=np.float64)
 
     @property
     def positions(self) -> NDArray[np.float64]:
         """(row, column) of each tile's first pixel in px, if it is moved as its middle is."""
-        maps = self.solution.maps
-        return np.asarray(maps.middles - (np.asarray(maps.shape) - 1) / 2)
+        return self.solution.maps.positions
 
     @property
     def good_matches(self) -> list[tuple[int, int]]:
@@ -219,8 +219,7 @@ class MontageEnd:
                 None if take.failed or take.task is None else StoredTile(take.task, self._settings)
                 for take in takes
             ],
-            positions=solved.positions,
-            shape=self._grid.shape,
+            maps=solved.solution.maps,
             geometry=self._grid.geometry,
             stage=(float(self._grid.zero[0]), float(self._grid.zero[1])),
             attributes={"processed_uid": self._run.uid},

@@ -31,9 +31,8 @@ from processing.mosaic import (
     blocks,
     display_range,
     halve,
+    lay_out,
     mosaic_levels,
-    plan_mosaic,
-    plan_warped_mosaic,
     render,
 )
 from processing.solve import TileMaps
@@ -64,10 +63,9 @@ class MosaicTask:
         Of the store; its name should end in ``.ome.zarr``.
     tiles : sequence of TileSource or None
         One for each position; None for a tile that is to be left out.
-    positions : ndarray of float64, shape (n, 2)
-        Solved (row, column) of each tile's first pixel, in px.
-    shape : (int, int)
-        (height, width) of a tile, in px.
+    maps : TileMaps
+        Where the pixels of each tile lie, in px. Tiles are turned and bent where that shows, and
+        put down at whole pixels otherwise.
     geometry : FrameGeometry or None
         Of the tiles; None if the size of their pixels is not known.
     stage : (float, float)
@@ -75,21 +73,15 @@ class MosaicTask:
     attributes : mapping
         What else the store is to tell about itself.
     seam : {"blend", "cut"}
-    maps : TileMaps or None
-        Where the pixels of each tile lie, in px, in the frame of the positions, if tiles are to be
-        turned and bent as they were solved; `positions` then do not count. None: tiles are put down
-        at whole pixels, as they are.
     """
 
     path: Path
     tiles: Sequence[TileSource | None]
-    positions: NDArray[np.float64]
-    shape: tuple[int, int]
+    maps: TileMaps
     geometry: FrameGeometry | None
     stage: tuple[float, float] = (0.0, 0.0)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     seam: Seam = "blend"
-    maps: TileMaps | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,11 +219,7 @@ def begin_mosaic(task: MosaicTask) -> MosaicPlan:
         If there is no tile, or a position is not finite.
     """
     started = time.monotonic()
-    layout = (
-        plan_mosaic(task.positions, task.shape)
-        if task.maps is None
-        else plan_warped_mosaic(task.maps)
-    )
+    layout = lay_out(task.maps)
     store = task.path.with_name(task.path.name + UNFINISHED)
     with _explained(store):
         if task.path.exists():
@@ -413,7 +401,7 @@ def _ngff(plan: MosaicPlan, shown: tuple[int, int]) -> dict[str, Any]:
         for axis in axes:
             axis.pop("unit", None)
     else:
-        at_zero = geometry.pixel_vector(task.stage) - geometry.middle(task.shape)
+        at_zero = geometry.pixel_vector(task.stage) - geometry.middle(task.maps.shape)
         pixel, origin = geometry.pixel_size, at_zero + plan.layout.origin
     datasets = []
     for level in range(len(plan.levels)):
@@ -447,7 +435,7 @@ def _provenance(plan: MosaicPlan) -> dict[str, Any]:
         **(task.geometry.to_dict() if task.geometry else {}),
         "tiles": len(task.tiles),
         "seam": task.seam,
-        "interpolated": task.maps is not None,
+        "interpolated": plan.layout.maps is not None,
         **task.attributes,
     }
 

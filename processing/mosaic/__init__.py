@@ -9,6 +9,7 @@ from processing.mosaic.layout import (
     Layout,
     Window,
     blocks,
+    lay_out,
     plan_mosaic,
     plan_warped_mosaic,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "blocks",
     "display_range",
     "halve",
+    "lay_out",
     "mosaic_levels",
     "plan_mosaic",
     "plan_warped_mosaic",

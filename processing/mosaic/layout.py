@@ -14,6 +14,8 @@ from processing.solve.maps import TileMaps
 
 BLOCK = 4096  # side of a block, in px: a power of two, so that blocks meet on every level
 SLACK = 0.05  # px to which the boxes of bent tiles are right
+# Straight tiles are put down at whole pixels: what bends them by less is not worth interpolating.
+MIN_BEND = 0.5  # px
 
 Window = tuple[slice, slice]
 
@@ -59,6 +61,28 @@ class Layout:
         """Give the first (row, column) of each tile in a window, and that after the last."""
         begin, end = ([side.start for side in window], [side.stop for side in window])
         return np.maximum(self.corners, begin), np.minimum(self.ends, end)
+
+
+def lay_out(maps: TileMaps) -> Layout:
+    """Lay tiles out as they were solved: straight, unless some are bent so far that it shows.
+
+    Parameters
+    ----------
+    maps : TileMaps
+        Of one tile at least.
+
+    Returns
+    -------
+    Layout
+
+    Raises
+    ------
+    ValueError
+        If there is no tile.
+    """
+    if maps.bend > MIN_BEND:
+        return plan_warped_mosaic(maps)
+    return plan_mosaic(maps.positions, maps.shape)
 
 
 def plan_mosaic(positions: ArrayLike, tile_shape: tuple[int, int]) -> Layout:

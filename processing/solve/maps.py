@@ -16,6 +16,7 @@ from processing.lens import LensModel
 
 MAX_BEND = 0.25  # of any part of a matrix from the identity: real tiles stay below 0.01
 BORDER = 129  # places along each side of a tile that its box is taken from
+BEND_STEPS = 5  # places along each side of a tile at which its bend is measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +162,23 @@ class TileMaps:
         """Where the middle of each tile lies in the mosaic, (row, column) in px, shape (n, 2)."""
         middle = FrameGeometry.middle(self.shape)
         return self.forward(np.arange(len(self)), np.broadcast_to(middle, (len(self), 2)))
+
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """(row, column) of each tile's first pixel in px, if a tile only moves as its middle does.
+
+        Shape (n, 2).
+        """
+        return np.asarray(self.middles - FrameGeometry.middle(self.shape))
+
+    @cached_property
+    def bend(self) -> float:
+        """How far in px some pixel of a tile lies from where `positions` put it, at most."""
+        sides = (np.linspace(0, side - 1, BEND_STEPS) for side in self.shape)
+        pixels = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 2)
+        places = self.forward(np.arange(len(self))[:, None], pixels)
+        off = places - (pixels + self.positions[:, None])
+        return float(np.linalg.norm(off, axis=-1).max(initial=0.0))
 
     @cached_property
     def boxes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,12 +13,8 @@ import numpy as np
 from formats.montage import Edges, Montage
 from processing.geometry import FrameGeometry
 from processing.matching import Match
-from processing.solve import TileMaps
 from processing.stitch import Placement
 
-# Tiles are put down at whole pixels anyway: what bends them by less is not worth interpolating.
-MIN_BEND = 0.5  # px
-BEND_STEPS = 5  # places along each side of a tile at which it is measured
 MIN_TURN, MIN_SCALE = 1.0, 0.01  # degrees, and relative: less is not worth telling
 
 
@@ -77,20 +73,6 @@ def frame_geometry(montage: Montage) -> tuple[FrameGeometry | None, tuple[float,
     at_zero = montage.stage - montage.nominal @ montage.to_stage.T
     x, y = np.nanmedian(at_zero, axis=0).tolist()
     return FrameGeometry(montage.pixel_size, angle, flip_rows=mirrored), (x, y)
-
-
-def worth_bending(maps: TileMaps) -> bool:
-    """Whether pixels of some tile lie so far from where its shift puts them that a mosaic shows it.
-
-    Parameters
-    ----------
-    maps : TileMaps
-    """
-    sides = (np.linspace(0, side - 1, BEND_STEPS) for side in maps.shape)
-    pixels = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 2)
-    places = maps.forward(np.arange(len(maps))[:, None], pixels)
-    shifted = pixels + (maps.middles - FrameGeometry.middle(maps.shape))[:, None]
-    return bool(np.linalg.norm(places - shifted, axis=-1).max() > MIN_BEND)
 
 
 def _overlap(placement: Placement, shape: tuple[int, int]) -> str:

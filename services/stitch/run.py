@@ -53,7 +53,6 @@ from services.stitch.layout import (
     frame_geometry,
     matched_montage,
     placed_montage,
-    worth_bending,
 )
 from services.stitch.light import MAX_SAMPLE, Light, found_light, given_light
 from services.stitch.quality import judge_tiles
@@ -216,13 +215,11 @@ class _Run:
         task = MosaicTask(
             path=self.request.output,
             tiles=tiles.sources(),
-            positions=maps.middles - (np.asarray(montage.shape) - 1) / 2,
-            shape=montage.shape,
+            maps=maps,
             geometry=geometry,
             stage=stage,
             attributes={"source": str(montage.path), "accepted": solved.accepted},
             seam=self.request.seam,
-            maps=maps if worth_bending(maps) else None,
         )
         try:
             return self._write(task)

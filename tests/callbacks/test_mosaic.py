@@ -38,7 +38,7 @@ from callbacks.tile_jobs import ProcessorSettings, StoredTile, TileTask
 from callbacks.tiled_sink import TiledSink
 from processing.chain import ArraySpec
 from processing.geometry import FrameGeometry
-from processing.mosaic import halve, plan_mosaic, plan_warped_mosaic, render
+from processing.mosaic import halve, lay_out, plan_mosaic, plan_warped_mosaic, render
 from processing.solve import TileMaps
 from tests.callbacks.montage import write_frames
 from tests.callbacks.ngff import check_image
@@ -61,11 +61,11 @@ class Montage:
     processed: list[TileTask]
 
     def task(self, path: Path, tiles=None, **how) -> MosaicTask:
+        places = self.places - self.places[0] + 0.3
+        how = {"maps": TileMaps.shifts(places, (SIDE, SIDE)), **how}
         return MosaicTask(
             path=path,
             tiles=stored_tiles(self.processed if tiles is None else tiles),
-            positions=self.places - self.places[0] + 0.3,
-            shape=(SIDE, SIDE),
             geometry=GEOMETRY,
             stage=STAGE,
             **how,
@@ -227,7 +227,7 @@ def test_a_sliver_of_a_block_at_the_edge_loses_nothing(small, tmp_path, over):
     task = replace(
         small.task(tmp_path / "m.ome.zarr"),
         tiles=stored_tiles(small.processed[:2]),
-        positions=places,
+        maps=TileMaps.shifts(places, (SIDE, SIDE)),
     )
     make_mosaic(task)
     group = zarr.open_group(tmp_path / "m.ome.zarr", mode="r")
@@ -285,6 +285,7 @@ def test_memory_does_not_grow_with_the_mosaic(tmp_path):
         from callbacks.tile_jobs import ProcessorSettings, StoredTile, TileTask
         from processing.chain import ArraySpec
         from processing.geometry import FrameGeometry
+        from processing.solve import TileMaps
 
         folder = Path(sys.argv[1])
         file = ProcessedFile(folder / "p.h5", {"frame": ArraySpec((2048, 2048), "<u2")}, 1)
@@ -295,8 +296,8 @@ def test_memory_does_not_grow_with_the_mosaic(tmp_path):
 
         def make(name, side):
             places = np.array([(r, c) for r in range(side) for c in range(side)]) * 1820.0
-            make_mosaic(MosaicTask(folder / name, [tile] * len(places), places, (2048, 2048),
-                                   geometry))
+            make_mosaic(MosaicTask(folder / name, [tile] * len(places),
+                                   TileMaps.shifts(places, (2048, 2048)), geometry))
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
         print(make("small.ome.zarr", 3), make("large.ome.zarr", 9))
@@ -443,7 +444,7 @@ def test_the_ngff_coordinates_of_a_pixel_are_its_place_on_the_stage(large, store
     """(y, x) in nm, from the stage's zero along the axes of the image: on every level."""
     group = zarr.open_group(stored[1], mode="r")
     task = large.task(stored[1])
-    layout = plan_mosaic(task.positions, task.shape)
+    layout = lay_out(task.maps)
     for level, dataset in enumerate(group.attrs["ome"]["multiscales"][0]["datasets"]):
         scale, translation = dataset["coordinateTransformations"]
         at = np.array([17, 23])
