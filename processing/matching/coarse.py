@@ -35,6 +35,8 @@ class Peak:
         Height of the correlation's peak, in standard deviations of what chance gives.
     rival : float
         Height of the next peak.
+    rival_place : (float, float)
+        And its offset, in px.
     correlation : float
         Of the reduced tiles there, −1 to 1.
     """
@@ -43,6 +45,7 @@ class Peak:
     dcol: float
     height: float
     rival: float
+    rival_place: tuple[float, float]
     correlation: float
 
 
@@ -114,22 +117,30 @@ def find_peak(
         _blank(heights, (-origin[0], -origin[1]), PEAK_RADIUS)
 
     allowed = heights[rows.allowed, columns.allowed]
-    place = divmod(int(allowed.argmax()), allowed.shape[1])
-    place = place[0] + rows.allowed.start, place[1] + columns.allowed.start
+    first = rows.allowed.start, columns.allowed.start
+    place = _highest(allowed, first)
     height = float(heights[place])
     fraction = _parabola(heights, *place)
     _blank(heights, place, PEAK_RADIUS)
+    rival = _highest(allowed, first)
     count = np.count_nonzero(heights)
     chance = float(np.sqrt(np.square(heights).sum() / count)) if count else 0.0
     if chance <= 0:
-        return Peak(float(nominal[0]), float(nominal[1]), 0.0, 0.0, 0.0)
+        return Peak(float(nominal[0]), float(nominal[1]), 0.0, 0.0, nominal, 0.0)
     return Peak(
         drow=(place[0] + fraction[0] + origin[0]) * step,
         dcol=(place[1] + fraction[1] + origin[1]) * step,
         height=height / chance,
-        rival=float(allowed.max()) / chance,
+        rival=float(heights[rival]) / chance,
+        rival_place=((rival[0] + origin[0]) * step, (rival[1] + origin[1]) * step),
         correlation=height / sqrt(max(float(areas[place]), 1.0)),
     )
+
+
+def _highest(heights: NDArray[np.float32], first: tuple[int, int]) -> tuple[int, int]:
+    """Give the place of the highest of some lags, which begin at a place among all."""
+    row, column = divmod(int(heights.argmax()), heights.shape[1])
+    return row + first[0], column + first[1]
 
 
 def _span(size_a: int, size_b: int, middle: float, reach: float, step: int) -> _Span | None:

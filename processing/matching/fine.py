@@ -116,9 +116,10 @@ def refine(a: MatchTile, b: MatchTile, place: tuple[float, float]) -> Fine | Non
     boxes = choose(a, b, _boxes(a, b, offset, PATCH), shift, PATCHES)
     if not len(boxes):
         return None
-    expected = _follow(a, b, boxes, shift)
+    expected, slopes = _follow(a, b, boxes, shift)
     boxes, kept = clip_to(boxes, expected, b.fine.shape)
-    located = _locate(a, b, boxes, expected[kept]) if len(boxes) else None
+    bent = None if slopes is None else slopes[kept]
+    located = _locate(a, b, boxes, expected[kept], bent) if len(boxes) else None
     if located is None:
         return None
     points = _measure(a, b, located)
@@ -152,9 +153,9 @@ def locate_patches(
     boxes = _boxes(a, b, mean, side)
     if not len(boxes):
         return points[:0]
-    expected = _origin(a, b) - field.at(middles(boxes))
+    expected, slopes = _origin(a, b) - field.at(middles(boxes)), -field.slopes(middles(boxes))
     boxes, kept = clip_to(boxes, expected, b.fine.shape)
-    located = _locate(a, b, boxes, expected[kept]) if len(boxes) else None
+    located = _locate(a, b, boxes, expected[kept], slopes[kept]) if len(boxes) else None
     return points[:0] if located is None else _as_points(a, _measure(a, b, located))
 
 
@@ -177,8 +178,11 @@ def _origin(a: MatchTile, b: MatchTile) -> NDArray[np.int64]:
 
 def _follow(
     a: MatchTile, b: MatchTile, boxes: NDArray[np.int64], shift: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Find the shift of each patch to a px or two, in the reduced tiles."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Find the shift of each patch to a px or two, in the reduced tiles, and how it changes there.
+
+    The latter as `Cells.slopes`; None if one shift for all does as well.
+    """
     step = a.reduction
     small = boxes // step
     small[:, 1::2] = np.maximum(small[:, 1::2], small[:, ::2] + 1)
@@ -189,27 +193,34 @@ def _follow(
         costs = search((a.coarse, b.coarse), Cells(small), common, 1, reach)
         own = valleys(costs.of)[:, :2]
         if is_plain(costs, own):
-            return (common + common_lag(costs)) * step
+            return (common + common_lag(costs)) * step, None
     bent = follow(boxes, costs, own)
     if bent is None:
-        return (common + common_lag(costs)) * step
+        return (common + common_lag(costs)) * step, None
     # They may differ across an overlap, too.
     field = Field(boxes)
     start = (common + bent) * step
     field.fit_robustly(middles(boxes), (common + own) * step, costs.depths(), start)
-    return field.at(middles(boxes))
+    return field.at(middles(boxes)), field.slopes(middles(boxes))
 
 
 def _locate(
-    a: MatchTile, b: MatchTile, boxes: NDArray[np.int64], expected: NDArray[np.float64]
+    a: MatchTile,
+    b: MatchTile,
+    boxes: NDArray[np.int64],
+    expected: NDArray[np.float64],
+    known_slopes: NDArray[np.float64] | None,
 ) -> _Located | None:
-    """Find each patch near where it is expected, and which agree with the others."""
+    """Find each patch near where it is expected, and which agree with the others.
+
+    If it is known how shifts change, the patches stay near what is expected.
+    """
     # To some tenths of a pixel half the resolution does, at a quarter of the cost; but not if what
     # repeated was taken out, with what is as coarse as that.
     thin = (boxes[:, 1::2] - boxes[:, ::2]).min() < LEAST_TO_HALVE
     step = 1 if thin or a.lines is not None or b.lines is not None else 2
-    best, slopes = None, None
-    for _ in range(SEARCHES):
+    best, slopes = None, known_slopes
+    for again in range(SEARCHES):
         whole = np.round(expected)
         costs = search((a.fine, b.fine), Cells(boxes, slopes), whole, step, REACH)
         summed = costs.of.sum(axis=0)
@@ -219,12 +230,14 @@ def _locate(
             expected = expected + step * lag
             continue
         field = Field(boxes)
+        if known_slopes is not None:
+            field.expect(middles(boxes), whole + step * common)
         located = _agreed(boxes, whole + step * common, (whole, step, costs), field)
         if best is not None and located.share <= best.share:
             break
         best = located
         bent = field.slopes(middles(boxes))
-        if best.share > ENOUGH and (slopes is not None or not matters(bent, boxes)):
+        if best.share > ENOUGH and (again or not matters(bent, boxes)):
             break
         # Where a lens bends the offset, the patches that agree tell where the others are.
         expected = field.at(middles(boxes))

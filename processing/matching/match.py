@@ -22,6 +22,7 @@ MAX_OFFSET = 255.0  # px
 SLACK = 1.0  # how far beyond the greatest offset a match is still believed, in px
 LEAST_PEAK = 6.5  # standard deviations above chance that a peak must stand
 MAX_RIVAL = 0.8  # height of the next peak, relative, from which on a match is ambiguous
+NEAR_RIVAL = 2.5  # reduced px; half as far as rivals are from the peak, where all is straight
 LEAST_AGREEING = 0.5  # the share of the patches, by what they know, that must bear it out
 LEAST_CORRELATION = 0.05
 POINT_SIDE, LEAST_POINT_SIDE = 64, 32  # of the patches of `match_points`, in px
@@ -125,11 +126,11 @@ def match(
     rivalry = peak.rival / max(peak.height, 1e-6)
     if peak.height < LEAST_PEAK:
         return _bad(place, _why_low(a, b, peak))
-    if rivalry > MAX_RIVAL:
-        return _bad(place, "ambiguous")
     found = refine(a, b, place)
+    if rivalry > MAX_RIVAL and not (found and _bends_to(found.points, peak, a.reduction)):
+        return _bad(place, "ambiguous")
     if found is None or found.agreeing < LEAST_AGREEING or found.correlation < LEAST_CORRELATION:
-        return _bad(place, "low correlation")
+        return _bad(place, "low correlation" if _textured(a, b, place) else "no texture")
     if max(abs(found.drow - nominal[0]), abs(found.dcol - nominal[1])) > max_offset + SLACK:
         return _bad((found.drow, found.dcol), "out of range")
     return Match(
@@ -179,6 +180,15 @@ def match_points(
     if side < LEAST_POINT_SIDE:
         raise ValueError(f"side is {side} px; it must be {LEAST_POINT_SIDE} px or more")
     return locate_patches(*without_lines(a, b), match.points, side)
+
+
+def _bends_to(points: NDArray[np.float32], peak: Peak, step: int) -> bool:
+    """Tell whether some patch that bears a match out has an offset that is near a peak's rival.
+
+    What is bent has several peaks, of which none is wrong.
+    """
+    apart = np.abs(points[:, :2] - points[:, 2:4] - peak.rival_place).max(axis=1)
+    return bool((apart < NEAR_RIVAL * step).any())
 
 
 def _bad(place: tuple[float, float], reason: Reason) -> Match:

@@ -23,6 +23,10 @@ MAX_LOST = 0.5  # share of a side of an overlap without signal; if it is more, i
 # Patches that it takes to tell how offsets slope, bend along an overlap, bend along both axes.
 LEAST_FOR_SLOPES, LEAST_FOR_BEND, LEAST_FOR_CURVES = 5, 7, 10
 DISTORTION = 30.0  # by how much offsets may vary over an overlap, as a standard deviation
+TELLING = (
+    0.05  # what a patch must know to be looked at, as a share of what one knows that does most
+)
+STRAY = 6.0  # and from what is expected, once they have been followed
 FIT_NOISE = 0.5  # error of one patch's offset, as a standard deviation
 PLAIN = 0.8  # if patches that know so much of all agree on one lag, no curve is looked for
 MOST_MEMBERS = 12  # of so many patches that know most, any three may make a curve
@@ -214,7 +218,11 @@ def choose(
         return patches
     # What a pair knows is limited by the one of the two that shows less.
     known = np.minimum(_energy(a, patches), _energy(b, patches + np.repeat(shift, 2)))
-    stretches = np.array_split(np.arange(len(patches)), most)
+    # Beside resin, stretches are those of the tissue.
+    telling = np.flatnonzero(known >= TELLING * known.max())
+    if len(telling) <= most:
+        return patches[telling]
+    stretches = np.array_split(telling, most)
     return patches[[stretch[known[stretch].argmax()] for stretch in stretches]]
 
 
@@ -254,6 +262,7 @@ class Field:
         self._factors = np.zeros((len(powers), 2))
         self._prior = np.full(len(powers), (FIT_NOISE / DISTORTION) ** 2)
         self._prior[0] = 1e-9
+        self._expected = np.zeros((len(powers), 2))
 
     def basis(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the polynomial's terms, shape (n, terms), at places of shape (n, 2)."""
@@ -261,6 +270,15 @@ class Field:
         rows = np.stack([np.ones(len(scaled)), scaled[:, 0], scaled[:, 0] ** 2])
         columns = np.stack([np.ones(len(scaled)), scaled[:, 1], scaled[:, 1] ** 2])
         return np.asarray((rows[self._powers[:, 0]] * columns[self._powers[:, 1]]).T)
+
+    def expect(self, places: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+        """Have fits stay near what is expected, shape (n, 2), at places of shape (n, 2).
+
+        Where they find nothing, or far from where they do, a curve would lead anywhere.
+        """
+        self.fit(places, values, np.ones(len(places)))
+        self._expected = self._factors
+        self._prior[1:] = (FIT_NOISE / STRAY) ** 2
 
     def fit(
         self,
@@ -326,7 +344,8 @@ class Field:
         weighted = terms.T * weights
         normal = weighted @ terms
         normal.flat[:: len(normal) + 1] += self._prior
-        self._factors = np.asarray(np.linalg.solve(normal, weighted @ values), dtype=np.float64)
+        known = weighted @ values + self._prior[:, None] * self._expected
+        self._factors = np.asarray(np.linalg.solve(normal, known), dtype=np.float64)
 
     def at(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the field, shape (n, 2), at places of shape (n, 2), in px."""
