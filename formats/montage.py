@@ -121,6 +121,9 @@ class Montage:
     maps: NDArray[np.float64] | None = None
 
 
+AffineMap = tuple[float, float, float, float, float, float]
+
+
 @dataclass(frozen=True)
 class PlacedTile:
     """One tile of a montage where it was found to lie.
@@ -161,7 +164,16 @@ class PlacedTile:
     stage_x_um: float
     stage_y_um: float
     image: ImageSource | None = None
-    map: tuple[float, float, float, float, float, float] | None = None
+    map: AffineMap | None = None
+
+
+def in_xy(matrix: NDArray[np.float64]) -> AffineMap:
+    """Return an affine map of (row, column), shape (2, 3), as one of (x, y).
+
+    m00, m10, m01, m11, m02, m12: m00 and m10 are what a step along x does.
+    """
+    (row_by_row, row_by_column, row), (column_by_row, column_by_column, column) = matrix.tolist()
+    return column_by_column, row_by_column, column_by_row, row_by_row, column, row
 
 
 @dataclass(frozen=True)

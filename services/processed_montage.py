@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from formats.montage import MontageFileError, PlacedMontage, PlacedTile
+from formats.montage import AffineMap, MontageFileError, PlacedMontage, PlacedTile, in_xy
+from processing.lens import LensModel
 
 PLAN_NAME = "process_montage"
 
@@ -61,6 +62,8 @@ def read_run(client: Any, uid: str) -> Run:
     takes = _table(run, "tile")
     rows = {int(index): number for number, index in enumerate(takes["tile_index"])}
     places = _table(run, "position").sort_values("tile_index")
+    shape = int(layout["tile_shape"][0]), int(layout["tile_shape"][1])
+    maps, lens = _maps(run, shape)
     tiles = tuple(
         PlacedTile(
             tile=f"{run.start['uid']}_{place.tile_index:05d}",
@@ -75,6 +78,7 @@ def read_run(client: Any, uid: str) -> Run:
             component=int(place.component),
             stage_x_um=float(place.x),
             stage_y_um=float(place.y),
+            map=maps.get(int(place.tile_index)),
         )
         for place in places.itertuples()
     )
@@ -82,11 +86,37 @@ def read_run(client: Any, uid: str) -> Run:
     montage = PlacedMontage(
         name=str(run.start["uid"]),
         tiles=tiles,
-        shape=(int(layout["tile_shape"][0]), int(layout["tile_shape"][1])),
+        shape=shape,
         pixel_size=float(calibration["pixel_size"]),
         angle=float(calibration.get("angle", 0.0)),
+        lens=lens,
     )
     return Run(montage, lambda: _frames(run, numbers))
+
+
+def _maps(
+    run: Any, shape: tuple[int, int]
+) -> tuple[dict[int, AffineMap], NDArray[np.float64] | None]:
+    """Return the map of each tile, by its index, and the lens that all share, where there are."""
+    if "affine" not in run:
+        return {}, None
+    maps = {
+        int(one.tile_index): in_xy(
+            np.array(
+                [
+                    (one.row_by_row, one.row_by_column, one.row_px),
+                    (one.column_by_row, one.column_by_column, one.column_px),
+                ]
+            )
+        )
+        for one in _table(run, "affine").itertuples()
+    }
+    if "lens" not in run:
+        return maps, None
+    found = _table(run, "lens").sort_values("seq_num")
+    degree = int((found["order_row"] + found["order_column"]).max())
+    rows, columns = (tuple(found[name].tolist()) for name in ("shift_row", "shift_column"))
+    return maps, LensModel(shape, (rows, columns), degree).powers
 
 
 def _find(client: Any, uid: str) -> tuple[Any, Any]:

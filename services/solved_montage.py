@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile
+from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile, in_xy
 from processing.quality import Agreement, AgreementLimits
 from processing.solve import Freedom, MapSolution, solve_maps
 
@@ -200,7 +200,7 @@ def place(solved: Solved) -> PlacedMontage:
     places = maps.middles - middle
     origin = np.floor(maps.boxes[0].min(axis=0))
     stage = montage.stage + (places - montage.nominal) @ montage.to_stage.T
-    bent = solved.solution.model.freedom != "translation"
+    bent, matrices = solved.solution.model.freedom != "translation", maps.moved(-origin).matrices
     tiles = tuple(
         PlacedTile(
             tile=_without_suffix(name),
@@ -216,26 +216,13 @@ def place(solved: Solved) -> PlacedMontage:
             stage_x_um=float(stage[number, 0]),
             stage_y_um=float(stage[number, 1]),
             image=montage.images[number],
-            map=_in_xy(maps.matrices[number], origin) if bent else None,
+            map=in_xy(matrices[number]) if bent else None,
         )
         for number, name in enumerate(montage.names)
     )
     lens = None if maps.lens is None else maps.lens.powers
     return PlacedMontage(
         montage.path.stem, tiles, montage.shape, montage.pixel_size, montage.angle, lens
-    )
-
-
-def _in_xy(matrix: Any, origin: Any) -> tuple[float, float, float, float, float, float]:
-    """Return m00, m10, m01, m11, m02, m12 of (x, y): m00 and m10 are what a step along x does."""
-    (row_by_row, row_by_column, row), (column_by_row, column_by_column, column) = matrix.tolist()
-    return (
-        column_by_column,
-        row_by_column,
-        column_by_row,
-        row_by_row,
-        column - float(origin[1]),
-        row - float(origin[0]),
     )
 
 

@@ -122,3 +122,13 @@ def test_resin_beside_tissue_does_not_count():
     assert half.share == 0.5
     assert half.score == pytest.approx(whole.score, abs=0.06)
     assert np.isnan(half.sides["right"])
+
+
+def test_coarse_detail_is_told_of_each_side():
+    """Its power goes by the square of the contrast; the score does not change."""
+    picture = texture(512)
+    contrast = np.where(np.arange(512) < 256, 2.0, 1.0)
+    found = focus_score(expose(picture * contrast))
+    assert found.coarse_sides["left"] == pytest.approx(4 * found.coarse_sides["right"], rel=0.5)
+    assert found.coarse_sides["right"] < found.coarse < found.coarse_sides["left"]
+    assert found.sides["left"] == pytest.approx(found.sides["right"], abs=0.1)

@@ -517,6 +517,24 @@ def test_a_neighbour_without_texture_is_not_compared_with():
     assert judge.verdicts()[2].verdict == "pass"
 
 
+@pytest.mark.parametrize(
+    ("times", "names"), [(1.0, "out_of_focus"), (0.5, "out_of_focus"), (0.3, ""), (2.5, "")]
+)
+def test_sharpness_is_compared_only_where_neighbours_show_as_much(times, names):
+    """Where resin begins, fine over coarse detail tells of the specimen and not of the lens."""
+    keys = ("coarse", *(f"coarse_{side}" for side in SIDES))
+    judge = Judge(Thresholds(), 25)
+    for index in range(6):
+        judge.tile(tile(index, **dict.fromkeys(keys, 200.0)))
+    blurred = tile(6, focus=0.4, focus_sd=0.0, **dict.fromkeys(keys, 200.0 * times))
+    assert judge.tile(blurred).names == names
+
+
+def test_what_hardly_has_detail_is_out_of_focus_whatever_its_neighbours_show():
+    judge = judge_of(6)
+    assert judge.tile(tile(6, focus=0.0, focus_sd=0.0, coarse=1.0)).names == "out_of_focus"
+
+
 def test_the_first_tiles_are_looked_at_again_once_there_is_a_median():
     judge = Judge(Thresholds(), 25)
     assert judge.tile(tile(0, mean=2000.0)).verdict == "pass"  # nothing to compare it with

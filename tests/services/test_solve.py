@@ -19,12 +19,13 @@ from formats.conventions import Offsets
 from formats.montage import MontageFileError
 from formats.ome_tiff import write_ome_tiff
 from formats.render import tile_specs
+from formats.render_transforms import make_transform
 from formats.tilem import read_tilem
 from services.cli import app
 from services.errors import PlainError
 from services.solve import Outputs, export, parse_offsets, run_solve
 from services.solved_montage import place, solve_montage
-from tests.callbacks.montage import SimulatedMontage, feed
+from tests.callbacks.montage import SIDE, SimulatedMontage, feed
 from tests.callbacks.tiled import KEY, TiledProcess
 from tests.formats.temca import Temca
 
@@ -166,22 +167,27 @@ def acquired(tmp_path_factory):
     tiled = TiledProcess(folder, folder)
     tiled.start()
     montage = SimulatedMontage(folder, rows=2, columns=3, seed=8)
+    try:
+        yield tiled, montage, process(montage, tiled, folder)
+    finally:
+        tiled.kill()
+
+
+def process(montage, tiled, folder, **how):
+    """Process a montage and write it to Tiled; give the uid of the raw run."""
     sink = TiledSink(tiled.uri, KEY, folder / "kept")
     with ThreadPoolExecutor(2) as pool:
-        settings = ProcessorSettings(frame_timeout=0.3, reference_timeout=5.0)
+        settings = ProcessorSettings(frame_timeout=0.3, reference_timeout=5.0, **how)
         processor = TileProcessor(pool, sink, settings, DataFolders(folder))
 
         def both(name, doc):
             sink(name, doc)
             processor(name, doc)
 
-        try:
-            raw_uid = feed(both, montage.documents())
-            assert processor.close(60)
-            assert sink.close(60)
-            yield tiled, montage, raw_uid
-        finally:
-            tiled.kill()
+        raw_uid = feed(both, montage.documents())
+        assert processor.close(60)
+        assert sink.close(60)
+    return raw_uid
 
 
 def test_a_processed_run_is_exported_in_every_form(acquired, tmp_path):
@@ -214,6 +220,39 @@ def test_a_processed_run_is_exported_in_every_form(acquired, tmp_path):
     again = Outputs(csv=tmp_path / "again.csv")
     export(client, uid, again)
     assert again.csv.read_text() == outputs.csv.read_text()
+
+
+def test_tiles_that_are_bent_are_exported_as_they_were_solved(acquired, tmp_path):
+    tiled, *_ = acquired
+    montage = SimulatedMontage(tmp_path, rows=3, columns=3, seed=9)
+    uid = process(montage, tiled, tmp_path, freedom="affine+lens")
+    export(tiled.client(), uid, Outputs(render=tmp_path / "r.json"))
+    specs = json.loads((tmp_path / "r.json").read_text())
+    assert len(specs) == 9
+    shown = dict(zip(montage.places, montage.true, strict=True))
+
+    def in_mosaic(spec, places):
+        """Give where the mosaic shows places (row, column) of the specimen."""
+        cell = spec["layout"]["imageRow"], spec["layout"]["imageCol"]
+        xy = (places - shown[cell])[:, ::-1]
+        for one in spec["transforms"]["specList"]:
+            xy = make_transform(one["className"], one["dataString"])(xy)
+        return xy
+
+    for spec in specs:
+        kinds = [one["className"].split(".")[-1] for one in spec["transforms"]["specList"]]
+        assert kinds == ["PolynomialTransform2D", "AffineModel2D"]
+    middle = next(spec for spec in specs if spec["layout"]["imageRow"] == 1)
+    both = shown[1, middle["layout"]["imageCol"]]
+    for spec in specs:
+        row, column = spec["layout"]["imageRow"], spec["layout"]["imageCol"]
+        if abs(row - 1) + abs(column - middle["layout"]["imageCol"]) != 1:
+            continue
+        other = shown[row, column]
+        first, last = np.maximum(both, other), np.minimum(both, other) + SIDE - 1
+        places = np.random.default_rng(0).uniform(first, last, (50, 2))
+        apart = in_mosaic(middle, places) - in_mosaic(spec, places)
+        assert np.median(np.hypot(*apart.T)) < 0.2
 
 
 def test_runs_that_are_not_there_are_plain_errors(acquired, tmp_path):
