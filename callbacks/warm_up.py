@@ -31,7 +31,8 @@ def warm_up(settings: ProcessorSettings) -> None:
     settings : ProcessorSettings
     """
     use_one_thread()
-    _warm_up_tiles(settings)
+    for border in (cv2.BORDER_REFLECT, cv2.BORDER_CONSTANT):  # without a mask, and with one
+        _warm_up_tiles(settings, border)
     solve.warm_up()
     _warm_up_mosaic()
 
@@ -47,12 +48,15 @@ def use_one_thread() -> None:
     blosc.use_threads = False
 
 
-def _warm_up_tiles(settings: ProcessorSettings) -> None:
-    """Process two neighbours, and match them; one is turned a little against the other."""
+def _warm_up_tiles(settings: ProcessorSettings, border: int) -> None:
+    """Process two neighbours, and match them; one is turned a little against the other.
+
+    Beyond its border stands what OpenCV's constant says.
+    """
     image = np.random.default_rng(0).integers(100, 4000, (2 * SIDE, 2 * SIDE), np.uint16)
     image = cv2.GaussianBlur(image, (0, 0), 2)
     turn = cv2.getRotationMatrix2D((SIDE, SIDE / 2), TURN, 1.0)
-    turned = cv2.warpAffine(image, turn, image.shape[::-1])
+    turned = cv2.warpAffine(image, turn, image.shape[::-1], borderMode=border)
     shape = SIDE, SIDE
     bad = np.zeros(shape, bool)
     bad[SIDE // 2, SIDE // 2] = True

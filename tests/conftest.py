@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests import support  # first of all imports of the project: it sets the environment
 from tests.support import IocProcess
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C interrupt: what a shell starts in the background ignores it, and its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,10 @@ SAME_DIRECTION = 15.0  # degrees
 # like it is the direction of the specimen. 2 px of drift, the limit, leave 0.73 to 0.90.
 NOT_BLURRED, LEAST_TO_DENY = 0.9, 2  # neighbours
 # Two that see the same have as much coarse detail, to within what a shift of some windows makes of
-# it; a strong blur takes some, too. Beyond, as where resin begins, fine over coarse tells nothing.
+# it. Beyond, as where resin begins, fine over coarse tells nothing; but a blur that takes so much
+# of the coarse leaves next to nothing of the fine.
 MIN_SAME_COARSE, MAX_SAME_COARSE = 0.4, 2.0
+WIPED_OUT = 0.1  # of the neighbour's fine over coarse
 # An overlap that keeps so much of it does not show defocus, however the tile beyond it differs.
 SHOWN_BESIDE = 0.8
 UNSHARP = frozenset({named.OUT_OF_FOCUS, named.DRIFTED, named.ASTIGMATIC})
@@ -251,10 +253,10 @@ class Judge:
         """
         shared, whole = [], []
         for side, its_side, other in self._neighbours(data):
-            if _same_coarse(data, other.data, side, its_side):
+            if _see_the_same(data, other.data, side, its_side):
                 pair = _figure(data, f"focus_{side}"), _figure(other.data, f"focus_{its_side}")
                 shared.append(pair)
-                if _same_coarse(data, other.data):
+                if _see_the_same(data, other.data):
                     whole.append((_figure(data, "focus"), _figure(other.data, "focus")))
         return shared, whole
 
@@ -514,15 +516,19 @@ def _share(scores: _Scores, error: float = 0.0) -> float:
     return geometric_mean(fractions) if fractions else NAN
 
 
-def _same_coarse(
+def _see_the_same(
     data: Mapping[str, Any], other: Mapping[str, Any], side: str = "", its_side: str = ""
 ) -> bool:
-    """Tell whether two tiles, or sides of them, have as much coarse detail; so if not measured."""
-    mine = _figure(data, f"coarse_{side}" if side else "coarse")
-    its = _figure(other, f"coarse_{its_side}" if its_side else "coarse")
-    if not (isfinite(mine) and isfinite(its)):
-        return True
-    return MIN_SAME_COARSE * its <= mine <= MAX_SAME_COARSE * its
+    """Tell whether two tiles, or sides of them, may see the same, blurred or not."""
+    mine, its = (
+        {name: _figure(one, f"{name}_{at}" if at else name) for name in ("coarse", "focus")}
+        for one, at in ((data, side), (other, its_side))
+    )
+    if not (isfinite(mine["coarse"]) and isfinite(its["coarse"])):
+        return True  # nobody measured it
+    if mine["coarse"] < MIN_SAME_COARSE * its["coarse"]:
+        return _share([(mine["focus"], its["focus"])]) < WIPED_OUT
+    return mine["coarse"] <= MAX_SAME_COARSE * its["coarse"]
 
 
 def _fine_over_coarse(score: float) -> float:

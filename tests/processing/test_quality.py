@@ -530,9 +530,13 @@ def test_sharpness_is_compared_only_where_neighbours_show_as_much(times, names):
     assert judge.tile(blurred).names == names
 
 
-def test_what_hardly_has_detail_is_out_of_focus_whatever_its_neighbours_show():
-    judge = judge_of(6)
-    assert judge.tile(tile(6, focus=0.0, focus_sd=0.0, coarse=1.0)).names == "out_of_focus"
+def test_a_blur_that_takes_coarse_detail_leaves_none_that_is_fine():
+    keys = ("coarse", *(f"coarse_{side}" for side in SIDES))
+    judge = Judge(Thresholds(), 25)
+    for index in range(6):
+        judge.tile(tile(index, **dict.fromkeys(keys, 200.0)))
+    blurred = tile(6, focus=0.013, focus_sd=0.017, **dict.fromkeys(keys, 50.0))
+    assert judge.tile(blurred).names == "out_of_focus"
 
 
 def test_the_first_tiles_are_looked_at_again_once_there_is_a_median():
