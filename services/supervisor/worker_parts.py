@@ -63,15 +63,17 @@ class WorkerParts:
         self.reach()
 
     def reach(self) -> None:
-        """Look for the devices that could not be reached; what is there now is used and watched."""
-        if not self.problems:
-            return
-        devices, missing = self.resources.devices, set(self.problems)
-        looked_for = {name: devices[name] for name in missing}
-        self.problems = connect_devices(looked_for, self.config.epics.connection_timeout)
-        for name, problem in self.problems.items():
+        """Look for the devices; what is there for the first time is used and watched from now on.
+
+        Those that were there before are looked for as well: of an IOC that has just come back not
+        all may be connected yet.
+        """
+        devices = self.resources.devices
+        problems = connect_devices(devices, self.config.epics.connection_timeout)
+        for name, problem in problems.items():
             log.warning("%s cannot be reached: %s", name, problem)
-        found = missing - self.problems.keys()
+        found = self.problems.keys() - problems.keys()
+        self.problems = {name: problems[name] for name in self.problems.keys() & problems.keys()}
         if found:
             self.RE.preprocessors.clear()
             reached = devices.keys() - self.problems.keys()

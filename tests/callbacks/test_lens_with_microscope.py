@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,9 @@ def test_tiles_become_a_lens_and_a_montage_is_corrected_with_it(lab, executor, r
     lenses = LensProcessor(
         executor, recorder, folders.lenses, folders.references, LensSettings(processor=SETTINGS)
     )
-    processor = TileProcessor(executor, recorder, SETTINGS, folders)
+    # Maps of tiles would take most of the lens away.
+    stiff = replace(SETTINGS, freedom="translation")
+    processor = TileProcessor(executor, recorder, stiff, folders)
     session = Session()
     session.RE.subscribe(lenses)
     session.RE.subscribe(processor)
