@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from processing.lens import LensModel
-from processing.solve import Model, solve_maps
+from processing.solve import Model, flexible, solve_maps
 from tests.processing.lenses import some_lens
 from tests.processing.test_solve import errors, montage
 
@@ -183,11 +183,12 @@ def test_what_no_point_tells_of_a_lens_is_smooth():
     assert found.maps.lens.largest_shift < 4.0
 
 
-def test_the_lens_of_a_part_holds_for_a_large_montage():
+def test_the_lens_of_a_part_holds_for_a_large_montage(monkeypatch):
+    monkeypatch.setattr(flexible, "MAX_SAMPLE", 200)
     lens = some_lens(SHAPE, 6.0, seed=5)
-    nominal, _, _, pairs, points = turned(34, 36, lens=lens, sd=0.05, patches=8)
+    nominal, _, _, pairs, points = turned(17, 18, lens=lens, sd=0.05, patches=8)
     found = solved(nominal, pairs, points)
-    assert len(nominal) > 1000
+    assert len(nominal) > 200
     assert found.model.freedom == "affine+lens"
     assert np.percentile(found.disagreement, 95) < 0.2
 
