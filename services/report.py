@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from processing.geometry import FrameGeometry
 
 MEGA = 1e6
+MIN_TO_TURN = 6  # tiles
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Figures:
     residual_px_median : float
         Of the matches after the solve.
     truth_error_px_rms, nominal_error_px_rms : float
-        Distance of solved and of nominal positions from the simulator's truth, less their mean.
+        Distance of solved and of nominal positions from the simulator's truth, as `position_error`.
         NaN if there is no truth.
     mpx_per_s : float
         Pixels of the tiles over the time of the montage's run.
@@ -141,16 +142,23 @@ def read_truth(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def position_error(positions: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
-    """Give how far positions are from the truth: the RMS distance after removing the mean shift.
+    """Give how far positions are from the truth, RMS, but for what no tile can tell.
+
+    That is where the whole lies, and (of six tiles and more) by how much it is turned and scaled:
+    what the magnification truly is.
 
     Parameters
     ----------
     positions, truth : ndarray of float64, shape (n, 2)
         In px.
     """
-    difference = positions - truth
-    difference -= difference.mean(axis=0)
-    return float(np.sqrt((difference**2).sum(axis=1).mean()))
+    found, true = (places[:, 0] + 1j * places[:, 1] for places in (positions, truth))
+    if len(true) < MIN_TO_TURN:
+        left = found - true - (found - true).mean()
+    else:
+        terms = np.column_stack([np.ones_like(true), true])
+        left = found - terms @ np.linalg.lstsq(terms, found, rcond=None)[0]
+    return float(np.sqrt((np.abs(left) ** 2).mean()))
 
 
 def truth_errors(

@@ -67,6 +67,16 @@ def test_the_error_is_a_distance():
     assert position_error(np.array([(3.0, 4.0), (-3.0, -4.0)]), truth) == pytest.approx(5)
 
 
+def test_what_the_magnification_truly_is_no_tile_can_tell():
+    truth = np.random.default_rng(0).uniform(0, 9000, (9, 2))
+    turned = truth @ (
+        1.003 * np.array([[np.cos(0.01), -np.sin(0.01)], [np.sin(0.01), np.cos(0.01)]])
+    )
+    assert position_error(turned + [100, -7], truth) == pytest.approx(0, abs=1e-8)
+    stretched = truth * [1.001, 1.0]
+    assert position_error(stretched, truth) > 1
+
+
 def test_the_truth_log_may_end_in_the_middle_of_a_line(tmp_path):
     log = tmp_path / "truth.jsonl"
     log.write_text('{"frame": 1, "x": 2.0}\n{"frame": 2, "x": 3.0}\n{"frame": 3, "x"')
