@@ -72,7 +72,7 @@ def test_what_the_magnification_truly_is_no_tile_can_tell():
     turned = truth @ (
         1.003 * np.array([[np.cos(0.01), -np.sin(0.01)], [np.sin(0.01), np.cos(0.01)]])
     )
-    assert position_error(turned + [100, -7], truth) == pytest.approx(0, abs=1e-8)
+    assert position_error(turned + np.array([100, -7]), truth) == pytest.approx(0, abs=1e-8)
     stretched = truth * [1.001, 1.0]
     assert position_error(stretched, truth) > 1
 
