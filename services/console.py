@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from config.loader import SITE_VARIABLE
 from services.logs import set_up_logging
 from services.runtime import load_joined
+
+if TYPE_CHECKING:
+    from services.engine import Pipeline
 
 STARTUP = Path(__file__).parents[1] / "profile_collection" / "startup"
 
@@ -50,3 +54,19 @@ def run_console(site: Path | None) -> None:
     options.TerminalIPythonApp.display_banner = False
     options.TerminalInteractiveShell.confirm_exit = False
     IPython.start_ipython(argv=[], config=options)
+    _finish(IPython.get_ipython().user_ns.get("pipeline"), config.processing.timeout)
+
+
+def _finish(pipeline: Pipeline | None, timeout: float) -> None:
+    """Have what was acquired processed to its end.
+
+    Here, and not when the interpreter exits: its threads take no more work by then.
+    """
+    if pipeline is None:  # the start-up files did not come so far
+        return
+    if not pipeline.tiles.wait(0):
+        print("Finishing what was acquired; Ctrl-C leaves it")
+    try:
+        pipeline.close(timeout)
+    except KeyboardInterrupt:
+        print("Left: the last montage has no mosaic; its frames are on disk")

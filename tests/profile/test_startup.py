@@ -113,12 +113,19 @@ def test_the_console_opens_ipython_with_them(instrument):
     console = Command(folder, ("console",), environ)
     try:
         console.process.stdin.write("RE(bps.mv(stage.x, 12.5))\nprint('at', stage.x.position)\n")
+        console.process.stdin.write(
+            "RE(montage(camera, stage, scope, {'centre': (0, 0), 'width': 1.5, 'height': 0.9}))\n"
+        )
         console.process.stdin.close()
         assert console.wait(90) == 0, console.output
     finally:
         console.end()
     assert re.search(r"at 12\.[45]", console.output), console.output
     assert "caRepeater" not in console.output
+    # It was left at once, and all the same the montage has its mosaic.
+    (mosaic,) = (folder / ".temline/data/mosaics").iterdir()
+    assert mosaic.name.endswith(".ome.zarr")
+    assert "could not be" not in console.output
 
 
 @pytest.mark.timeout(120)
