@@ -159,7 +159,9 @@ class Quality(Section):
         description="the same of any match on a loop that closes, in px"
     )
     most_rejected: Fraction = Field(description="share of the matches that the solver leaves out")
-    most_unplaced: Fraction = Field(description="share of the tiles that no match ties to another")
+    most_unplaced: Fraction = Field(
+        description="share of the tiles that no match ties to the largest set"
+    )
 
 
 class References(Section):

@@ -151,8 +151,8 @@ def assemble(
     Raises
     ------
     MontageFileError
-        If there is no tile, an image is missing or of another size, or a length needs a pixel size
-        that nobody tells; `FormatError` if an image cannot be read.
+        If there is no tile, all are at one place, an image is missing or of another size, or a
+        length needs a pixel size that nobody tells; `FormatError` if an image cannot be read.
     """
     if not tiles:
         raise MontageFileError(f"{path} holds no tile")
@@ -162,6 +162,10 @@ def assemble(
     places = _places(path, tiles, nm_per_unit, size)
     if np.isnan(places).any():
         places = _by_cells(tiles, measures.shape, options, notes)
+    if len(tiles) > 1 and (np.ptp(places, axis=0) == 0).all():
+        raise MontageFileError(
+            f"{path} puts all {len(tiles)} tiles at one place; were their positions recorded?"
+        )
     masks = tuple(tile.mask for tile in tiles)
     _require_masks(path, masks, measures)
     stage = np.array([tile.stage or (math.nan, math.nan) for tile in tiles])

@@ -7,7 +7,7 @@ fits nothing is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -24,7 +24,11 @@ MAX_SLOPE_ERROR = 1 / 6  # of how far offsets follow the stage: a half is three 
 MANY = 20  # loops, from which on some of them must close
 CLOSED = 20.0  # px, to which a loop of right matches closes
 MIN_CLOSED = 0.05  # share of the loops; by chance, one of some hundred does
-NOTHING = "as usual, for nothing in the file tells"
+NOTHING = "as in files of TEMCA that hold points, for nothing in this one tells"
+DOUBT = (
+    "nothing in the file tells what dX and dY mean: look at one seam, and confirm with --offsets "
+    '"{signs}", or try others'
+)
 
 
 class ConventionError(FormatError):
@@ -52,6 +56,14 @@ class Offsets:
     rows: int = 1
     columns: int = 1
 
+    @property
+    def signs(self) -> str:
+        """How one says it: ``-x,-y raster``."""
+        across, down = ("y", "x") if self.swapped else ("x", "y")
+        base = "" if self.base == "stage" else f" {self.base}"
+        signs = ("-" if sign < 0 else "" for sign in (self.columns, self.rows))
+        return f"{next(signs)}{across},{next(signs)}{down}{base}"
+
     def __str__(self) -> str:
         across, down = ("dY", "dX") if self.swapped else ("dX", "dY")
         beyond = {
@@ -60,6 +72,10 @@ class Offsets:
             "nothing": "the whole distance",
         }[self.base]
         return f"({_sign(self.columns)}{across}, {_sign(self.rows)}{down}) {beyond}"
+
+
+# In a real file of 4 969 tiles, the distance to the left neighbour is the grid's less (dX, dY).
+TEMCA = Offsets("raster", rows=-1, columns=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +96,8 @@ class Sense:
         Of each entry: place of its tile minus that of its neighbour; NaN if it tells none.
     notes : dict of str to str
         What was taken, to be shown.
+    doubts : tuple of str
+        What was taken though nothing tells it.
     """
 
     others: NDArray[np.intp]
@@ -88,6 +106,7 @@ class Sense:
     nominal: NDArray[np.float64]
     offsets: NDArray[np.float64]
     notes: dict[str, str]
+    doubts: tuple[str, ...] = ()
 
 
 def decide(
@@ -125,6 +144,7 @@ def decide(
         If the loops do not close, read in any way that is known.
     """
     notes: dict[str, str] = {}
+    doubts: tuple[str, ...] = ()
     entries, steps, flip, signs, told_sides = find_sides(entries, cells, by_stage)
     d = entries.d * signs[:, None]
     if told_sides:
@@ -169,8 +189,10 @@ def decide(
         changed = sorted(name for name in SIDES if (signs[entries.on(name)] < 0).any())
         turned = f", the other sign at the {' and '.join(changed)}" if changed else ""
         notes["dX, dY"] = f"{told}{turned}; {why}"
+        if NOTHING in why:
+            doubts = (DOUBT.format(signs=told.signs),)
     _require_closing(cells, entries.tile, others, found)
-    return Sense(others, flip or 1.0, mirror, nominal, found, notes)
+    return Sense(others, flip or 1.0, mirror, nominal, found, notes, doubts)
 
 
 def _require_closing(
@@ -304,18 +326,18 @@ def _follows_stage(
             d[here] -= np.median(d[here], axis=0)
     power = (stray**2).sum(axis=0)
     if len(d) < ENOUGH or (power <= 0).any():
-        return Offsets(), NOTHING
+        return TEMCA, NOTHING
     slopes = stray.T @ d / power[:, None]  # [axis of the stage, dY or dX]
     error = float((np.sqrt((d**2).sum() / 2 / len(d)) / np.sqrt(power)).max())
     if error > MAX_SLOPE_ERROR:
-        return Offsets(), NOTHING
+        return TEMCA, NOTHING
     swapped = bool(np.abs(np.diag(slopes[:, ::-1])).sum() > np.abs(np.diag(slopes)).sum())
     down, across = np.diag(slopes[:, ::-1]) if swapped else np.diag(slopes)
     if min(abs(down), abs(across)) > 0.5:
         rows, columns = int(np.sign(down)), int(np.sign(across))
         why = f"they follow the stage by {down:.2f} and {across:.2f}"
         return Offsets("raster", swapped, rows, columns), why
-    return Offsets(), "they do not follow the stage; signs as usual"
+    return replace(TEMCA, base="stage"), f"they do not follow the stage; signs {NOTHING}"
 
 
 def _readings(base: Base) -> Iterable[Offsets]:

@@ -97,6 +97,8 @@ class Montage:
         Pairs for which the file says that no match was found.
     notes : dict of str to str
         How the file was read where files differ, to be shown.
+    doubts : tuple of str
+        What was taken though nothing in the file tells it: no solution is accepted on that.
     masks : tuple of (ImageSource or None), length n
         Of each tile's mask, 0 where its image is no signal; empty if the file tells none.
     maps : ndarray of float64, shape (n, 2, 3), or None
@@ -117,6 +119,7 @@ class Montage:
     edges: Edges
     n_unmatched: int = 0
     notes: dict[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
     masks: tuple[ImageSource | None, ...] = ()
     maps: NDArray[np.float64] | None = None
 

@@ -59,6 +59,9 @@ def read_tilem(path: Path, offsets: Offsets | None = None) -> Montage:
     tiles, cells = _last_takes(tiles, _cells(path, tiles, turn, notes), notes)
     names = _tile_names(tiles)
     stage = _stage(tiles)
+    if len(stage) > 1 and (np.ptp(stage, axis=0) == 0).all():
+        stage = np.full_like(stage, math.nan)
+        notes["stage"] = "its positions are all the same, so they are not used"
     by_stage = stage @ turn.T / size
     entries = _entries(path, tiles, names, cells)
     pitch = _pitch(path, header, shape, entries, by_stage)
@@ -83,6 +86,7 @@ def read_tilem(path: Path, offsets: Offsets | None = None) -> Montage:
         edges=edges,
         n_unmatched=_unmatched(entries, sense, edges),
         notes=notes | sense.notes,
+        doubts=sense.doubts,
     )
 
 

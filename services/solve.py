@@ -28,6 +28,7 @@ from formats.serialem import write_autodoc
 from formats.tilem import read_tilem
 from processing.solve import Freedom
 from services.errors import PlainError
+from services.output_files import require_apart
 from services.solved_montage import place, solve_montage
 
 Frames = Callable[[], Iterator[NDArray[np.generic]]]
@@ -53,6 +54,11 @@ class Outputs:
     render: Path | None = None
     ome: Path | None = None
     autodoc: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """The files, by their options."""
+        return {"--csv": self.csv, "--render": self.render, "--mdoc": self.autodoc}
 
     def write(self, montage: PlacedMontage, frames: Frames, progress: Progress) -> list[Path]:
         """Write what is asked for; give the files written."""
@@ -104,10 +110,13 @@ def run_solve(
     PlainError
         If the file cannot be read, tells nothing to solve, or something cannot be written.
     """
+    files = outputs.files | {"--json": json_file}
+    require_apart(files, [path])
     console = Console()
     with Progress(console=console, transient=True) as progress:
         with _step(progress, "reading"):
             montage = read_tilem(path, offsets)
+        require_apart(files, (image.path for image in montage.images))
         with _step(progress, "solving"):
             solved = solve_montage(montage, freedom)
         placed = place(solved)

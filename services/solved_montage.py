@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile, in_xy
 from processing.quality import Agreement, AgreementLimits
@@ -51,7 +52,7 @@ class Solved:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why it is not accepted; empty if it is."""
-        return self.limits.reasons(self.agreement)
+        return self.montage.doubts + self.limits.reasons(self.agreement)
 
     @property
     def accepted(self) -> bool:
@@ -124,7 +125,7 @@ class Solved:
         }
         table = Table(box=None, pad_edge=False, show_header=False)
         for name, value in lines.items():
-            table.add_row(name, value)
+            table.add_row(name, Text(value))  # a text: names of files may hold brackets
         return table
 
     @staticmethod

@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # these limits are asked for where nothing is solved
     from processing.solve import MapSolution
 
 NAN = float("nan")
-STAGE = "stage"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Agreement:
     rejected : int
         Matches that the solver left out.
     unplaced : int
-        Tiles that no match ties to another, of those that show anything to be matched by.
+        Tiles that no match ties to the largest set that hangs together, or fewer than were left
+        out there; of those that show anything to be matched by.
     islands : int
         Sets of tiles apart from the largest, of two or more.
     median, p95, largest : float
@@ -59,7 +59,7 @@ class Agreement:
 
     @property
     def unplaced_share(self) -> float:
-        """Share of the tiles that no match ties to another."""
+        """Share of the tiles that no match ties to the largest set."""
         return self.unplaced / self.tiles
 
     @classmethod
@@ -74,14 +74,14 @@ class Agreement:
             match.
         """
         translation, apart = solution.translation, solution.disagreement
-        alone = np.array([by == STAGE for by in translation.placed_by])
+        apart_from_all = (translation.component > 0) | translation.outvoted
         closing = apart[translation.closing]
         sizes = np.bincount(translation.component)
         return cls(
             tiles=len(translation.positions),
             matches=len(apart),
             rejected=len(translation.outliers),
-            unplaced=int((alone if textured is None else alone & textured).sum()),
+            unplaced=int((apart_from_all & (True if textured is None else textured)).sum()),
             islands=int((sizes[1:] > 1).sum()),
             median=float(np.median(apart)) if len(apart) else NAN,
             p95=float(np.percentile(apart, 95)) if len(apart) else NAN,
@@ -106,12 +106,12 @@ class AgreementLimits:
     most_rejected : float
         Share of the matches that the solver left out.
     most_unplaced : float
-        Share of the tiles that no match ties to another.
+        Share of the tiles that no match ties to the largest set that hangs together.
     """
 
     most_residual: float = 5.0
     most_disagreement: float = 8.0
-    most_torn: float = 25.0
+    most_torn: float = 12.0
     most_rejected: float = 0.1
     most_unplaced: float = 0.1
 

@@ -17,6 +17,7 @@ from processing.solve.loops import Loops
 from processing.solve.matches import Matches
 
 MIN_LOOPS = 12  # that it takes to tell drift from noise
+MAX_CELLS = 10  # of a grid, for each tile; it is made of 4 if a montage is not a rectangle
 SIDES = 4  # matches of the loops that are looked at
 # Tiles along rows and columns over which what is left open is averaged: the same everywhere, drift
 # that is smooth, and the kind that changes from row to row, or from column to column, as it does
@@ -138,6 +139,8 @@ def find_drift(loops: Loops, nominal: NDArray[np.float64], ends: NDArray[np.intp
     corner = middles.min(axis=0)
     cells = np.round((middles - corner) / pitch).astype(np.intp)
     shape = tuple((cells.max(axis=0) + 1).tolist())
+    if np.prod(shape) > MAX_CELLS * len(nominal):
+        return None  # tiles do not lie in a grid
     places = np.ravel_multi_index(tuple(cells.T), shape)
     count, *sums = (
         np.bincount(places, values, np.prod(shape)).reshape(shape)
@@ -152,7 +155,7 @@ def _pitch(nominal: NDArray[np.float64], ends: NDArray[np.intp]) -> NDArray[np.f
     steps = np.abs(nominal[ends[:, 1]] - nominal[ends[:, 0]])
     down = steps[:, 0] > steps[:, 1]
     along = steps[down, 0], steps[~down, 1]
-    return np.array([np.median(one) if len(one) else 1.0 for one in along])
+    return np.array([max(1.0, np.median(one)) if len(one) else 1.0 for one in along])
 
 
 def _smooth(

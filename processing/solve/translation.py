@@ -47,6 +47,9 @@ class Solution:
     well_connected : ndarray of bool, shape (n,)
         Whether the tile is of the largest set that would still hang together without any one of
         its matches: each of those is on a loop that closes, so a wrong one would have been found.
+    outvoted : ndarray of bool, shape (n,)
+        Whether the tile is of a part that hangs on fewer matches than were left out between it and
+        the larger part that it hangs on: the seam may be torn there.
     residuals : ndarray of float64, shape (m,)
         How far each pair lies from its match, in px.
     outliers : tuple of int
@@ -63,6 +66,7 @@ class Solution:
     placed_by: tuple[str, ...]
     component: NDArray[np.intp]
     well_connected: NDArray[np.bool_]
+    outvoted: NDArray[np.bool_]
     residuals: NDArray[np.float64]
     outliers: tuple[int, ...]
     closing: NDArray[np.bool_]
@@ -161,6 +165,7 @@ def solve(
         placed_by=tuple(np.where(degree > 0, MATCHED, STAGE).tolist()),
         component=component,
         well_connected=well_connected(len(start), ends),
+        outvoted=outvoted(len(start), matches.ends, kept),
         residuals=residuals,
         outliers=tuple(np.flatnonzero(~kept).tolist()),
         closing=picked.closing,
@@ -184,6 +189,30 @@ def well_connected(n_tiles: int, pairs: NDArray[np.intp]) -> NDArray[np.bool_]:
     """
     sure = on_loops(n_tiles, pairs)
     return np.asarray((components(n_tiles, pairs[sure]) == 0) & bool(sure.any()))
+
+
+def outvoted(n_tiles: int, ends: NDArray[np.intp], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find tiles whose part hangs on fewer matches than were left out where it does.
+
+    Parts hang together without relying on any one match; single tiles are parts, too.
+
+    Parameters
+    ----------
+    n_tiles : int
+    ends : ndarray of int, shape (m, 2)
+        Indices of the tiles of each match.
+    kept : ndarray of bool, shape (m,)
+
+    Returns
+    -------
+    ndarray of bool, shape (n_tiles,)
+    """
+    sure = np.flatnonzero(kept)[on_loops(n_tiles, ends[kept])]
+    part = components(n_tiles, ends[sure])
+    sides = np.sort(part[ends], axis=1)  # the larger part has the lower number
+    seams, seam = np.unique(sides, axis=0, return_inverse=True)
+    votes = np.bincount(seam.ravel(), np.where(kept, 1, -1), len(seams))
+    return np.isin(part, seams[votes < 0, 1])
 
 
 def check(

@@ -229,6 +229,8 @@ class _Found:
         if len(told) == 1:
             told.append(_upright(told[0], shape))
             seen.append(_upright(seen[0], shape))
+        if np.linalg.matrix_rank(told) < 2:
+            return None  # what is planned lies on a line
         matrix = np.array(seen).T @ np.linalg.inv(np.array(told).T)
         off = np.abs(self.steps - steps @ matrix.T).max(axis=1)
         agreeing = np.mean(off <= SAME * min(shape))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from processing.matching.tile import LEAST_TILE
 from processing.mosaic import Seam
 from processing.solve import Freedom
 from services.errors import PlainError
+from services.output_files import require_apart
 from services.solve import Outputs
 
 GIGA = 1e9
@@ -84,12 +84,9 @@ class StitchRequest:
         return self.output.with_name(self.output.name.removesuffix(ZARR) + REVIEW)
 
     @property
-    def files(self) -> Iterator[Path]:
-        """All files that are to be written, besides the mosaic."""
-        outputs = self.outputs
-        for path in (self.review, outputs.csv, outputs.render, outputs.autodoc, self.json):
-            if path is not None:
-                yield path
+    def files(self) -> dict[str, Path | None]:
+        """The files that are to be written besides the mosaic, by their options."""
+        return {"the review page": self.review, **self.outputs.files, "--json": self.json}
 
     def require_outputs(self) -> None:
         """Refuse outputs that cannot be written.
@@ -98,19 +95,27 @@ class StitchRequest:
         ------
         PlainError
         """
+        require_apart({"--output": self.output}, [])
         if self.output.exists():
             raise PlainError(f"{self.output} exists; move it away, or give another --output")
+        if self.output.suffix != ".zarr":
+            raise PlainError(
+                f"{self.output} is no name of the mosaic, which is an OME-Zarr store; give an "
+                "--output that ends in .ome.zarr"
+            )
         if self.dark is not None and self.bright is None:
             raise PlainError("--dark tells nothing without --bright; give both")
-        for path in (self.output, *self.files):
+        for path in filter(None, (self.output, *self.files.values())):
             _require_folder(path)
             if path.is_dir():
                 raise PlainError(f"{path} is a folder; give the name of a file")
+        read = filter(None, (*self.inputs, self.bright, self.dark))
+        require_apart({"--output": self.output, **self.files}, read)
         if self.outputs.ome is not None:
             _require_folder(self.outputs.ome / "x")
 
     def require_fit(self, montage: Montage) -> None:
-        """Refuse tiles that are too small, an autodoc that cannot tell of them, and a full disk.
+        """Refuse tiles that are too small or would be written over, and a disk that is too small.
 
         Parameters
         ----------
@@ -121,6 +126,7 @@ class StitchRequest:
         ------
         PlainError, MontageFileError
         """
+        require_apart(self.files, (image.path for image in montage.images))
         if min(montage.shape) < LEAST_TILE:
             height, width = montage.shape
             raise PlainError(

@@ -103,7 +103,8 @@ class Temca:
         step: NDArray[np.float64],
     ) -> dict[str, Any]:
         base = {"stage": self.staged, "raster": self.raster, "nothing": 0 * self.staged}[self.base]
-        dy, dx = (step - (base[tile] - base[other])) * self.signs.get(side, 1)
+        # As real files have it, dX and dY move the neighbour.
+        dy, dx = (base[tile] - base[other] - step) * self.signs.get(side, 1)
         if self.swapped:
             dx, dy = dy, dx
         entry: dict[str, Any] = {

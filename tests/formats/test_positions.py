@@ -280,6 +280,15 @@ def test_whatever_a_table_holds_it_is_read_or_refused(tmp_path_factory, rows, de
 # Written
 
 
+def test_positions_that_were_not_recorded_are_refused(tmp_path):
+    lines = [f"t{number}.tif,0,0" for number in range(3)]
+    for number in range(3):
+        tifffile.imwrite(tmp_path / f"t{number}.tif", np.ones((70, 70), np.uint16))
+    (tmp_path / "t.csv").write_text("\n".join(["file,x,y", *lines]))
+    with pytest.raises(MontageFileError, match="puts all 3 tiles at one place"):
+        read_montage([tmp_path / "t.csv"])
+
+
 def placed(folder, names):
     tiles = tuple(
         PlacedTile(

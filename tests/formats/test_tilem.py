@@ -47,7 +47,8 @@ def judge(montage, truth, limit=1.0):
 def test_a_montage_of_a_real_size_is_solved(write, points):
     truth = Temca(69, 51, polygon=True, unmatched=20, points=points)
     assert 2700 < len(truth.cells) < 2850
-    montage = read_tilem(write(truth.metadata()))
+    meaning = None if points else parse_offsets("-x,-y raster")
+    montage = read_tilem(write(truth.metadata()), meaning)
     assert len(montage.edges.pairs) == truth.n_edges - 20
     assert montage.n_unmatched == 20
     solved = judge(montage, truth, limit=0.6)
@@ -107,16 +108,31 @@ def test_what_points_tell_settles_the_signs_of_those_without(write):
                 del entry[name]
     montage = read_tilem(write(content))
     judge(montage, truth)
-    assert "(−dX, −dY)" in montage.notes["dX, dY"]
+    assert "(dX, dY)" in montage.notes["dX, dY"]
+    assert not montage.doubts
 
 
 def test_where_nothing_tells_the_signs_they_can_be_given(write):
     truth = Temca(points=False, signs={"left": -1, "top": -1})
     path = write(truth.metadata())
-    assert "nothing in the file tells" in read_tilem(path).notes["dX, dY"]
-    judge(read_tilem(path, parse_offsets("-x,-y")), truth)
+    guessed = read_tilem(path)
+    assert "nothing in this one tells" in guessed.notes["dX, dY"]
+    assert 'confirm with --offsets "-x,-y raster"' in solve_montage(guessed).reasons[0]
+    told = read_tilem(path, parse_offsets("x,y"))
+    judge(told, truth)
+    assert not told.doubts
     with pytest.raises(AssertionError):
         judge(read_tilem(path), truth)
+
+
+def test_a_stage_that_was_not_read_is_left_out(write):
+    truth = RealTemca(8, 9)
+    content = truth.metadata()
+    for tile in content[1]["data"]:
+        tile["img_meta"]["stage_pos"] = [1000.0, -2000.0]
+    montage = read_tilem(write(content))
+    assert "all the same" in montage.notes["stage"]
+    assert solve_montage(montage).agreement.p95 < 1.5
 
 
 def test_p_and_q_may_be_the_other_way_round(write):

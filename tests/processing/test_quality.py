@@ -262,7 +262,7 @@ def test_what_makes_a_montage_no_go_is_said():
     [
         ({"matches": 0}, "no two tiles match"),
         ({"closing_p95": 9.0}, "on loops that close, 95 %, is 9 px, over 8 px"),
-        ({"closing_largest": 615.0}, "largest disagreement .* that close is 615 px, over 25 px"),
+        ({"closing_largest": 615.0}, "largest disagreement .* that close is 615 px, over 12 px"),
         ({"rejected": 10}, "share rejected is 0.25, over 0.1"),
         ({"unplaced": 4}, "share placed by no match is 0.16, over 0.1"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import DisjointSet
 
+from processing.solve import solve
 from processing.solve.bridges import on_loops, overruled
 from processing.solve.least_squares import LeastSquares, components
 from processing.solve.loops import Loops, find_loops, grow, join
@@ -187,3 +188,34 @@ def test_loops_that_close_no_better_than_by_chance_are_not_sure():
     assert sure.gaps.max() < 5.0
     only = Loops(np.zeros((5000, 4), int), sums[30:], 5000)
     assert len(only.surer_than_chance(300.0, 0.01)) == 0
+
+
+def halves(turn):
+    """Give 6 × 8 tiles, of whose seven seams the middle one is measured with a turn beyond it."""
+    nominal = np.array([(row, column) for row in range(6) for column in range(8)]) * 900.0
+    cells = (nominal / 900).astype(int)
+    pairs = [
+        (a, b)
+        for a in range(48)
+        for b in range(a + 1, 48)
+        if np.abs(cells[a] - cells[b]).sum() == 1
+    ]
+    offsets = np.array([nominal[b] - nominal[a] for a, b in pairs])
+    offsets += np.random.default_rng(0).normal(0, 0.1, offsets.shape)
+    seam = [k for k, (a, b) in enumerate(pairs) if cells[a][1] == 3 and cells[b][1] == 4]
+    offsets[seam, 0] += turn * np.arange(len(seam))
+    return nominal, pairs, offsets, seam
+
+
+def test_a_half_that_hangs_on_fewer_matches_than_were_thrown_out_is_outvoted():
+    """The matches of the seam contradict each other: where the halves lie, one of them tells."""
+    nominal, pairs, offsets, seam = halves(turn=60.0)
+    found = solve(nominal, pairs, offsets)
+    assert len(set(seam) & set(found.outliers)) > len(seam) / 2
+    assert found.outvoted.sum() == 24
+    assert len(set(found.component)) == 1
+
+
+def test_no_tile_is_outvoted_where_all_matches_agree():
+    nominal, pairs, offsets, _ = halves(turn=0.0)
+    assert not solve(nominal, pairs, offsets).outvoted.any()

@@ -40,6 +40,17 @@ def write(tmp_path):
     return write_file
 
 
+def test_no_output_destroys_what_is_read(write, tmp_path):
+    path = write(Temca(3, 3).metadata())
+    before = path.read_text()
+    for outputs, json_file in ((Outputs(csv=path), None), (Outputs(), path)):
+        with pytest.raises(PlainError, match=r"json is a file that is read; give another name"):
+            run_solve(path, outputs, json_file=json_file)
+    with pytest.raises(PlainError, match="--csv and --render are both"):
+        run_solve(path, Outputs(csv=tmp_path / "a", render=tmp_path / "a"))
+    assert path.read_text() == before
+
+
 def test_what_cannot_be_solved_or_written_is_a_plain_error(write, tmp_path):
     alone = Temca(2, 2, unmatched=0, sides=())
     with pytest.raises(MontageFileError, match="none of its 4 tiles tells of a match"):

@@ -265,6 +265,14 @@ WRONG = {
     "an overlap beyond all": (["--overlap", "99"], "must lie between 0 and 95 %"),
     "a pixel size of nothing": (["--pixel-size", "0"], "must be positive and finite"),
     "no such input": (["nowhere"], "there is no such file or folder"),
+    "a table over a tile": (["--csv", "in/t_r0_c0.tif"], "--csv in/t_r0_c0.tif is a file that is"),
+    "figures over what lights": (
+        ["--bright", "small.tif", "--json", "./in/../small.tif"],
+        "small.tif is a file that is read",
+    ),
+    "two outputs of one name": (["--csv", "a", "--json", "./a"], "--csv and --json are both"),
+    "a name that is too long": (["-o", f"{'x' * 300}.zarr"], "is no name of a file: File name too"),
+    "a mosaic as an image": (["-o", "mosaic.tif"], "give an --output that ends in .ome.zarr"),
 }
 
 
