@@ -199,7 +199,7 @@ def place(solved: Solved) -> PlacedMontage:
     maps = solved.solution.maps
     middle = (np.asarray(montage.shape) - 1) / 2
     places = maps.middles - middle
-    origin = np.floor(maps.boxes[0].min(axis=0))
+    origin = np.floor(maps.first_pixel)
     stage = montage.stage + (places - montage.nominal) @ montage.to_stage.T
     bent, matrices = solved.solution.model.freedom != "translation", maps.moved(-origin).matrices
     tiles = tuple(

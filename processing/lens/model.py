@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -339,6 +340,7 @@ def grid_places(
     return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
 
 
+@lru_cache
 def _powers_of(order: int, size: int) -> NDArray[np.float64]:
     """Write a Legendre polynomial as powers, padded to a length."""
     powers = leg2poly([0.0] * order + [1.0])

@@ -18,7 +18,7 @@ from processing.solve.maps import TileMaps
 from processing.solve.model_choice import FREEDOMS, Freedom, Model, Trial, choose_model
 from processing.solve.translation import Solution, solve
 
-MAX_SAMPLE = 1000  # tiles by which the model is chosen; their lens holds for all
+MAX_SAMPLE = 768  # tiles by which the model is chosen; their lens holds for all
 # Flexibility in px, terms and stiffness of a first fit, by which wrong points are told.
 FIRST = 1.0, len(terms(MAX_DEGREE)), 0.3
 SQUARE = 8  # tiles along the sides of the parts that these are taken from

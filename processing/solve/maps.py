@@ -180,6 +180,12 @@ class TileMaps:
         off = places - (pixels + self.positions[:, None])
         return float(np.linalg.norm(off, axis=-1).max(initial=0.0))
 
+    @property
+    def first_pixel(self) -> NDArray[np.float64]:
+        """The least (row, column) of all tiles in the mosaic, in px, as `boxes` tell it."""
+        near = (self.positions < self.positions.min(axis=0) + self.shape).any(axis=1)
+        return np.asarray(self.only(np.flatnonzero(near)).boxes[0].min(axis=0))
+
     @cached_property
     def boxes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The least and the greatest (row, column) of each tile in the mosaic, shape (n, 2) each.

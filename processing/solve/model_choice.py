@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
+from scipy.special import ndtr
 
 from processing.points import RIGID, Equations, Frames, lengths, terms
 
@@ -136,8 +136,19 @@ class _Tried:
         """
         if not self.trial.held_out_px < WORTH_IT * other.trial.held_out_px:
             return False
-        ranks = wilcoxon(other.errors, self.errors, alternative="greater")
-        return bool(ranks.pvalue < MAX_CHANCE)
+        return _chance(other.errors - self.errors) < MAX_CHANCE
+
+
+def _chance(gains: NDArray[np.float64]) -> float:
+    """Return the chance that gains, which lie about 0 alike to both sides, rank so high.
+
+    By the normal distribution: F. Wilcoxon, Biometrics Bulletin 1, 80 (1945). scipy.stats has it,
+    too, and takes a third of a second to import.
+    """
+    count = len(gains)
+    ranks = np.argsort(np.argsort(np.abs(gains))) + 1
+    mean, variance = count * (count + 1) / 4, count * (count + 1) * (2 * count + 1) / 24
+    return float(ndtr((mean - ranks[gains > 0].sum()) / np.sqrt(variance)))
 
 
 class _Judge:
