@@ -182,7 +182,7 @@ class MontageEnd:
                     "y": float(stage[number, 1]),
                     "sd_row": float(solution.sd[number, 0]),
                     "sd_col": float(solution.sd[number, 1]),
-                    "residual_px": float(solution.tile_residuals[number]),
+                    "residual_px": float(solved.solution.tile_residuals[number]),
                     "component": int(solution.component[number]),
                     "placed_by": solution.placed_by[number],
                 },

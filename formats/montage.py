@@ -141,7 +141,8 @@ class PlacedTile:
     sd_x_px, sd_y_px : float
         Standard deviation of the two.
     residual_px : float
-        Root mean square residual of its matches; NaN if it has none.
+        How far its neighbours disagree with it, root mean square over its matches; NaN if it has
+        none.
     placed_by : {"match", "stage"}
     component : int
         Tiles of one number hang together by matches; 0 is the largest set.

@@ -211,7 +211,7 @@ def place(solved: Solved) -> PlacedMontage:
             y_px=float(places[number, 0] - origin[0]),
             sd_x_px=float(solution.sd[number, 1]),
             sd_y_px=float(solution.sd[number, 0]),
-            residual_px=float(solution.tile_residuals[number]),
+            residual_px=float(solved.solution.tile_residuals[number]),
             placed_by=solution.placed_by[number],
             component=int(solution.component[number]),
             stage_x_um=float(stage[number, 0]),

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from processing.lens.model import MAX_DEGREE, LensModel
 from processing.matching import Match
 from processing.points import RIGID, Frames, Points, fit_points, lengths, terms
+from processing.solve.least_squares import incident_sum
 from processing.solve.maps import TileMaps
 from processing.solve.model_choice import FREEDOMS, Freedom, Model, Trial, choose_model
 from processing.solve.translation import Solution, solve
@@ -37,6 +38,8 @@ class MapSolution:
     disagreement : ndarray of float64, shape (m,)
         Median distance of the points of each match under the maps, in px: of all matches that were
         given, whether they were used or not. Of a match without points, its residual.
+    tile_residuals : ndarray of float64, shape (n,)
+        Root mean square of that over the matches of each tile that were kept, in px; NaN if none.
     translation : Solution
         By translations alone: which matches are wrong, and what hangs together.
     """
@@ -44,6 +47,7 @@ class MapSolution:
     maps: TileMaps
     trials: tuple[Trial, ...]
     disagreement: NDArray[np.float64]
+    tile_residuals: NDArray[np.float64]
     translation: Solution
 
     @property
@@ -118,7 +122,8 @@ def solve_maps(
     disagreement = _disagreement(maps, ends, table)
     without = np.isnan(disagreement)
     disagreement[without] = translation.residuals[without]
-    return MapSolution(maps, trials, disagreement, translation)
+    residuals = _of_tiles(len(maps), ends[kept], disagreement[kept])
+    return MapSolution(maps, trials, disagreement, residuals, translation)
 
 
 def solve_maps_of_matches(
@@ -237,6 +242,15 @@ class _Montage:
         """Return the same with the points where the lens, corrected, shows them."""
         p, q = lens.to_corrected(self.points.p), lens.to_corrected(self.points.q)
         return replace(self, points=replace(self.points, p=p, q=q))
+
+
+def _of_tiles(
+    n_tiles: int, ends: NDArray[np.intp], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the root mean square of the values of each tile's matches; NaN if it has none."""
+    degree = incident_sum(n_tiles, ends, np.ones(len(ends)))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt(incident_sum(n_tiles, ends, values**2) / degree))
 
 
 def _disagreement(maps: TileMaps, ends: NDArray[np.intp], points: Points) -> NDArray[np.float64]:
