@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from processing.lens.model import MAX_DEGREE, LensModel
 from processing.matching import Match
@@ -117,8 +118,11 @@ def solve_maps(
     kept = np.ones(len(ends), dtype=bool)
     kept[list(translation.outliers)] = False
     montage = _Montage(ends, table.select(kept[table.pair]), translation.positions, shape)
-    trials, lens = montage.choose(freedom)
-    maps = TileMaps(shape, montage.matrices(trials[-1].model, lens), lens)
+    # Products of small matrices: on a busy machine, threads of theirs wait for each other longer
+    # than one takes.
+    with threadpool_limits(1):
+        trials, lens = montage.choose(freedom)
+        maps = TileMaps(shape, montage.matrices(trials[-1].model, lens), lens)
     disagreement = _disagreement(maps, ends, table)
     without = np.isnan(disagreement)
     disagreement[without] = translation.residuals[without]
