@@ -24,6 +24,7 @@ from formats.tile_names import (
 )
 from formats.validation import MAX_CELL, MAX_COORDINATE
 
+REVIEW = ".review.png"  # pages of figures that stitching left there
 IMAGE_ENDINGS = (
     ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".pgm",
     ".mrc", ".mrc.gz", ".mrc.bz2", ".map", ".st", ".dm3", ".dm4", ".emd", ".ser",
@@ -38,7 +39,9 @@ def image_files(folder: Path) -> list[Path]:
         found += [
             Path(parent, name)
             for name in files
-            if not name.startswith(".") and name.lower().endswith(IMAGE_ENDINGS)
+            if not name.startswith(".")
+            and name.lower().endswith(IMAGE_ENDINGS)
+            and not name.endswith(REVIEW)
         ]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 

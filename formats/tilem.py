@@ -23,6 +23,8 @@ from processing.geometry.frame import NM_PER_UM
 
 DEFAULT_SIDE = 3840  # px; of the 20 Mpx TEMCA cameras, which `em_stitch` takes by default, too
 DEFAULT_SD = 1.0  # px, of an edge that tells no spread
+# Of a tile's side, that points may lie outside of it: most of them, and a wrong one.
+MAX_BEYOND, MAX_FAR = 2.0, 10.0
 MIN_SD = 0.3  # px: points are whole pixels, which alone makes 0.29
 SAME = 5.0  # px; entries of a pair that differ by less were measured on the same place
 
@@ -64,6 +66,7 @@ def read_tilem(path: Path, offsets: Offsets | None = None) -> Montage:
         notes["stage"] = "its positions are all the same, so they are not used"
     by_stage = stage @ turn.T / size
     entries = _entries(path, tiles, names, cells)
+    _require_within(path, entries, names, shape)
     pitch = _pitch(path, header, shape, entries, by_stage)
     try:
         sense = decide(cells, by_stage, pitch, entries, offsets)
@@ -225,6 +228,27 @@ def _entries(
         matched=np.array([entry.matched for _, entry in found], dtype=bool),
         points=tuple(points),
         side=np.zeros((len(found), 2), dtype=np.intp),
+    )
+
+
+def _require_within(
+    path: Path, entries: Entries, names: Sequence[str], shape: tuple[int, int]
+) -> None:
+    """Refuse points of which most lie outside of the tiles, which are of another size then."""
+    if not any(map(len, entries.points)):
+        return
+    count = [len(points) for points in entries.points]
+    points = np.concatenate(entries.points).reshape(-1, 2, 2)
+    away = np.maximum(-points, points - (np.array(shape) - 1)) / shape
+    if np.median(away.max(axis=2)) <= MAX_BEYOND and away.max() <= MAX_FAR:
+        return
+    worst, which = np.unravel_index(away.max(axis=2).argmax(), away.shape[:2])
+    row, column = points[worst, which]
+    tile = int(np.repeat(entries.tile, count)[worst])
+    raise MontageFileError(
+        f"{path}, tile {tile} ({names[tile]}): a match has a point at column {column:.6g} and row "
+        f"{row:.6g}, outside of tiles of {shape[0]} × {shape[1]} px; expected the size of its "
+        "images in camera_info"
     )
 
 

@@ -16,6 +16,7 @@ from formats.conventions import Offsets
 from formats.montage import Montage
 from formats.options import ReadOptions
 from formats.serialem import require_autodoc
+from formats.tile_folder import REVIEW
 from processing.matching.tile import LEAST_TILE
 from processing.mosaic import Seam
 from processing.solve import Freedom
@@ -27,7 +28,7 @@ GIGA = 1e9
 # Bytes of a mosaic on disk for each of its pixels: two, a third more for its smaller levels, of
 # which compression leaves two thirds of noisy frames, and all at worst.
 BYTES_A_PIXEL = 2 * 4 / 3
-ZARR, REVIEW = ".ome.zarr", ".review.png"
+ZARR = ".ome.zarr"
 
 
 @dataclass(frozen=True)

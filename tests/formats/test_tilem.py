@@ -125,6 +125,18 @@ def test_where_nothing_tells_the_signs_they_can_be_given(write):
         judge(read_tilem(path), truth)
 
 
+@pytest.mark.parametrize(("side", "far"), [(384, 0), (3840, 1e30)])
+def test_points_outside_of_the_tiles_are_refused(write, side, far):
+    truth = RealTemca(4, 4)
+    content = truth.metadata()
+    content[0]["metadata"]["camera_info"] |= {"width": side, "height": side}
+    entries = [entry for tile in content[1]["data"] for entry in tile["matcher"]]
+    first = next(entry for entry in entries if entry["match_quality"] > 0)
+    first["pX"][0] += far
+    with pytest.raises(MontageFileError, match=r"outside of tiles of \d+ × \d+ px; expected"):
+        read_tilem(write(content))
+
+
 def test_a_stage_that_was_not_read_is_left_out(write):
     truth = RealTemca(8, 9)
     content = truth.metadata()
