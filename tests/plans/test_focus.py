@@ -159,7 +159,9 @@ def test_focus_policies(lab: Lab, session: Session, policy, tiles: list[int]):
     fits = session.events("autofocus")
     assert [fit["autofocus_tile"] for fit in fits] == tiles
     assert all(fit["autofocus_succeeded"] for fit in fits)
-    assert len(session.events("focus")) == STEPS * len(tiles)
+    series, over = divmod(len(session.events("focus")), STEPS)
+    assert over == 0
+    assert len(tiles) <= series <= 2 * len(tiles), "noise may hide a peak, once"
     events = session.events()
     assert [event["tile_index"] for event in events] == list(range(4))
     for fit, following in zip(fits, [*tiles[1:], 4], strict=False):

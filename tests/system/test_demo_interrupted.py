@@ -48,7 +48,9 @@ def test_ctrl_c_at_any_moment_leaves_no_process(temline, left_over, moment):
     demo.begun = time.monotonic()
     demo.until(lambda: moment(demo), moment.__name__)
     press_ctrl_c(demo.process)
-    # What is being compiled on a fresh machine cannot be interrupted.
-    assert demo.wait(90) in (130, -signal.SIGINT), demo.output
+    # What is being compiled on a fresh machine cannot be interrupted. What is interrupted before
+    # Python itself has come up says so, and ends with 1.
+    code = demo.wait(90)
+    assert code in (130, -signal.SIGINT) or "init_import_site" in demo.output, demo.output
     # A child that was only just started notices by itself that its parent is gone.
     wait_until(lambda: left_over() == [], 20, "end of what it had started")
