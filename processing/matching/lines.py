@@ -17,7 +17,7 @@ SIDE = 64  # of a window, in px
 # The amplitude of a line over the usual one at its frequency. Of tissue it is 2.0 at most. Of
 # noise, the median over n windows is 1 + SURE / √n times the usual one once in 10⁸ elements.
 MIN_LINE, SURE = 2.2, 4.8
-MIN_SHARE = 1e-4  # of the power, in an element; what is less than that pulls no match
+MIN_SHARE = 1e-3  # of the power, in an element; what is less than that pulls no match
 HIGHEST = 0.42  # cycles a px; beyond, cameras differ along rows and columns
 RINGS = 48  # a cycle a px
 FLAT = 0.08  # cycles a px, below which a band-passed tile has one usual amplitude
