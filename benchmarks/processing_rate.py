@@ -49,6 +49,7 @@ from ioc.memory import keep_memory
 from processing.chain import TileState, make_chain, thread_buffers
 from processing.geometry import FrameGeometry
 from processing.lens import LensModel
+from processing.lens.model import grid_places
 from processing.matching import match
 from simulation import MicroscopeSettings, VirtualMicroscope
 from simulation.specimen import NeuropilSection
@@ -128,19 +129,13 @@ def scene(shape: tuple[int, int]) -> Iterator[Scene]:
     with tempfile.TemporaryDirectory(prefix="temline-rate-") as name:
         folders = DataFolders(Path(name))
         pitch = round(shape[0] * (1 - OVERLAP)), round(shape[1] * (1 - OVERLAP))
-        frames, geometry = _take(shape, pitch)
+        frames, geometry, model = _take(shape, pitch)
         path = Path(name) / "frames.h5"
         _write_frames(path, frames)
         bright, dark = (_reference(shape, screen) for screen in ("Up", "Down"))
         for uid, average in (("bright", bright), ("dark", dark)):
             write_average(reference_path(folders.references, uid), average, {})
         lens = Path(name) / "lens.json"
-        # A pincushion: the shift grows with the third power of the distance from the middle.
-        rows, columns = np.meshgrid(*(np.linspace(-1, 1, 9),) * 2, indexing="ij")
-        places = np.stack([rows.ravel(), columns.ravel()], 1)
-        shifts = LENS_SHIFT * places * (places**2).sum(axis=1, keepdims=True) / 2**1.5
-        middle = (np.array(shape) - 1) / 2
-        model = LensModel.from_shifts(middle + places * middle, shifts, shape)
         lens.write_text(json.dumps({"model": model.to_dict(), "accepted": True, "reasons": []}))
         files = ReferenceFiles(
             str(reference_path(folders.references, "bright")),
@@ -156,7 +151,13 @@ def _microscope(shape: tuple[int, int], specimen: Any) -> tuple[VirtualMicroscop
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    settings = MicroscopeSettings.from_mapping({"seed": 5, "camera": {"sensor": list(shape)}})
+    settings = MicroscopeSettings.from_mapping(
+        {
+            "seed": 5,
+            "camera": {"sensor": list(shape)},
+            "optics": {"radial_distortion": LENS_SHIFT},
+        }
+    )
     microscope = VirtualMicroscope(settings, specimen, clock=lambda: now[0], sleep=sleep)
     column = {"screen": "Up", "blank": "Off", "column_valve": "Open", "defocus": FOCUS}
     for key, value in column.items():
@@ -167,7 +168,8 @@ def _microscope(shape: tuple[int, int], specimen: Any) -> tuple[VirtualMicroscop
 
 def _take(
     shape: tuple[int, int], pitch: tuple[int, int]
-) -> tuple[list[NDArray[np.uint16]], FrameGeometry]:
+) -> tuple[list[NDArray[np.uint16]], FrameGeometry, LensModel]:
+    """Take the tiles; give the lens too that bent them, as a lens correction finds it."""
     microscope, now = _microscope(shape, NeuropilSection(seed=1))
     geometry = microscope.column.geometry
     frames = []
@@ -177,8 +179,10 @@ def _take(
         now[0] += 2.0
         microscope.camera.expose(0.1)
         frames.append(microscope.camera.read().data)
+    places = grid_places(shape).reshape(-1, 2)
+    shifts = microscope.distortion.shift(places[:, 0], places[:, 1])
     microscope.close()
-    return frames, geometry
+    return frames, geometry, LensModel.from_shifts(places, shifts, shape)
 
 
 def _reference(shape: tuple[int, int], screen: str) -> NDArray[np.float32]:
