@@ -191,10 +191,27 @@ def make_mosaic(task: MosaicTask) -> MosaicFile:
     OSError
         If it cannot be written.
     """
+    with begun_mosaic(task) as plan:
+        return end_mosaic(plan, [write_block(block) for block in plan.blocks])
+
+
+@contextmanager
+def begun_mosaic(task: MosaicTask) -> Iterator[MosaicPlan]:
+    """Begin a mosaic, to be ended within; whatever ends that sooner drops it.
+
+    Parameters
+    ----------
+    task : MosaicTask
+
+    Raises
+    ------
+    OSError, ValueError
+        As `begin_mosaic`.
+    """
     plan = begin_mosaic(task)
     try:
-        return end_mosaic(plan, [write_block(block) for block in plan.blocks])
-    except BaseException:
+        yield plan
+    except BaseException:  # Ctrl-C, too: nothing half-made is left
         drop_mosaic(plan)
         raise
 

@@ -197,8 +197,7 @@ def place(solved: Solved) -> PlacedMontage:
     """Return a solved montage as exporters take it, its mosaic's first pixel at (0, 0)."""
     montage, solution = solved.montage, solved.solution.translation
     maps = solved.solution.maps
-    middle = (np.asarray(montage.shape) - 1) / 2
-    places = maps.middles - middle
+    places = maps.positions
     origin = np.floor(maps.first_pixel)
     stage = montage.stage + (places - montage.nominal) @ montage.to_stage.T
     bent, matrices = solved.solution.model.freedom != "translation", maps.moved(-origin).matrices

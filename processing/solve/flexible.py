@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from processing.lens.model import MAX_DEGREE, LensModel
 from processing.matching import Match
 from processing.points import RIGID, Frames, Points, fit_points, lengths, terms
-from processing.solve.least_squares import incident_sum
+from processing.solve.least_squares import incident_rms
 from processing.solve.maps import TileMaps
 from processing.solve.model_choice import FREEDOMS, Freedom, Model, Trial, choose_model
 from processing.solve.translation import Solution, solve
@@ -126,7 +126,7 @@ def solve_maps(
     disagreement = _disagreement(maps, ends, table)
     without = np.isnan(disagreement)
     disagreement[without] = translation.residuals[without]
-    residuals = _of_tiles(len(maps), ends[kept], disagreement[kept])
+    residuals = incident_rms(len(maps), ends[kept], disagreement[kept])
     return MapSolution(maps, trials, disagreement, residuals, translation)
 
 
@@ -246,15 +246,6 @@ class _Montage:
         """Return the same with the points where the lens, corrected, shows them."""
         p, q = lens.to_corrected(self.points.p), lens.to_corrected(self.points.q)
         return replace(self, points=replace(self.points, p=p, q=q))
-
-
-def _of_tiles(
-    n_tiles: int, ends: NDArray[np.intp], values: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the root mean square of the values of each tile's matches; NaN if it has none."""
-    degree = incident_sum(n_tiles, ends, np.ones(len(ends)))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.sqrt(incident_sum(n_tiles, ends, values**2) / degree))
 
 
 def _disagreement(maps: TileMaps, ends: NDArray[np.intp], points: Points) -> NDArray[np.float64]:

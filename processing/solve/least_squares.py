@@ -157,6 +157,15 @@ def incident_sum(
     return np.asarray(np.bincount(ends.ravel(), np.repeat(values, 2), n_tiles), dtype=np.float64)
 
 
+def incident_rms(
+    n_tiles: int, ends: NDArray[np.intp], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the root mean square of the values of each tile's matches; NaN if it has none."""
+    degree = incident_sum(n_tiles, ends, np.ones(len(ends)))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt(incident_sum(n_tiles, ends, values**2) / degree))
+
+
 @njit(nogil=True, cache=True)
 def _inverse_diagonal(first, rows, lower, pivots):  # type: ignore[no-untyped-def]
     """Give the diagonal of (L D Lᵀ)⁻¹ for a unit lower L in sorted columns and D = diag(pivots).

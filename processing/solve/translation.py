@@ -17,7 +17,7 @@ from processing.solve.apart import StagePrediction
 from processing.solve.bridges import on_loops
 from processing.solve.consistent import pick_consistent
 from processing.solve.drift import straighten
-from processing.solve.least_squares import incident_sum, misfits
+from processing.solve.least_squares import incident_rms, misfits
 from processing.solve.matches import Fit, Matches
 
 # A match is never trusted to be better than this, in px: tiles are distorted, so neighbours that
@@ -155,17 +155,15 @@ def solve(
 
     residuals = matches.sizes(positions)
     ends = matches.ends[kept]
-    degree = incident_sum(len(start), ends, np.ones(len(ends)))
-    squares = incident_sum(len(start), ends, residuals[kept] ** 2)
-    with np.errstate(invalid="ignore"):
-        tile_residuals = np.sqrt(squares / degree)
+    tile_residuals = incident_rms(len(start), ends, residuals[kept])
+    part = _parts(len(start), ends)
     return Solution(
         positions=positions,
         sd=_uncertainty(matches, kept, fit, stage_sd),
-        placed_by=tuple(np.where(degree > 0, MATCHED, STAGE).tolist()),
+        placed_by=tuple(np.where(np.isnan(tile_residuals), STAGE, MATCHED).tolist()),
         component=component,
-        well_connected=well_connected(len(start), ends),
-        outvoted=outvoted(len(start), matches.ends, kept),
+        well_connected=_largest(part),
+        outvoted=_outvoted(part, matches.ends, kept),
         residuals=residuals,
         outliers=tuple(np.flatnonzero(~kept).tolist()),
         closing=picked.closing,
@@ -187,29 +185,28 @@ def well_connected(n_tiles: int, pairs: NDArray[np.intp]) -> NDArray[np.bool_]:
     ndarray of bool, shape (n_tiles,)
         All false if no two tiles do.
     """
-    sure = on_loops(n_tiles, pairs)
-    return np.asarray((components(n_tiles, pairs[sure]) == 0) & bool(sure.any()))
+    return _largest(_parts(n_tiles, pairs))
 
 
-def outvoted(n_tiles: int, ends: NDArray[np.intp], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Find tiles whose part hangs on fewer matches than were left out where it does.
+def _parts(n_tiles: int, pairs: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the number of each tile's part; the larger the part, the lower.
 
     Parts hang together without relying on any one match; single tiles are parts, too.
-
-    Parameters
-    ----------
-    n_tiles : int
-    ends : ndarray of int, shape (m, 2)
-        Indices of the tiles of each match.
-    kept : ndarray of bool, shape (m,)
-
-    Returns
-    -------
-    ndarray of bool, shape (n_tiles,)
     """
-    sure = np.flatnonzero(kept)[on_loops(n_tiles, ends[kept])]
-    part = components(n_tiles, ends[sure])
-    sides = np.sort(part[ends], axis=1)  # the larger part has the lower number
+    return components(n_tiles, pairs[on_loops(n_tiles, pairs)])
+
+
+def _largest(part: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether each tile is of the largest part, of two and more."""
+    first = part == 0
+    return np.asarray(first & (first.sum() > 1))
+
+
+def _outvoted(
+    part: NDArray[np.intp], ends: NDArray[np.intp], kept: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether each tile's part hangs on fewer matches than were left out where it does."""
+    sides = np.sort(part[ends], axis=1)
     seams, seam = np.unique(sides, axis=0, return_inverse=True)
     votes = np.bincount(seam.ravel(), np.where(kept, 1, -1), len(seams))
     return np.isin(part, seams[votes < 0, 1])

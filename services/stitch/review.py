@@ -44,9 +44,8 @@ class _Page:
     @cached_property
     def places(self) -> NDArray[np.float64]:
         """(row, column) of the first pixel of each tile in the mosaic, in px."""
-        solved = self.stitched.solved
-        corners = solved.solution.maps.middles - np.asarray(solved.montage.shape) / 2
-        return np.asarray(corners - corners.min(axis=0))
+        positions = self.stitched.solved.solution.maps.positions
+        return np.asarray(positions - positions.min(axis=0))
 
     @property
     def middles(self) -> NDArray[np.float64]:

@@ -29,8 +29,7 @@ from rich.progress import (
 from callbacks.mosaic import (
     MosaicFile,
     MosaicTask,
-    begin_mosaic,
-    drop_mosaic,
+    begun_mosaic,
     end_mosaic,
     write_block,
 )
@@ -229,21 +228,16 @@ class _Run:
             ) from error
 
     def _write(self, task: MosaicTask) -> MosaicFile:
-        plan = begin_mosaic(task)
-        try:
-            with (
-                self._phase("mosaic", len(plan.blocks)) as advance,
-                worker_threads(self.workers) as pool,
-            ):
-                results = []
-                for done in as_completed([pool.submit(write_block, one) for one in plan.blocks]):
-                    results.append(done.result())
-                    advance()
-                mosaic = end_mosaic(plan, results)
-        except BaseException:
-            drop_mosaic(plan)
-            raise
-        return mosaic
+        with (
+            begun_mosaic(task) as plan,
+            self._phase("mosaic", len(plan.blocks)) as advance,
+            worker_threads(self.workers) as pool,
+        ):
+            results = []
+            for done in as_completed([pool.submit(write_block, one) for one in plan.blocks]):
+                results.append(done.result())
+                advance()
+            return end_mosaic(plan, results)
 
     def _export(self, stitched: Stitched, tiles: Tiles) -> Iterator[Path]:
         """Write the other files that are asked for; yield all."""
