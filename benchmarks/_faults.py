@@ -93,7 +93,7 @@ class OnFilm:
         self._specimen = specimen
 
     def native_region(self, x: float, y: float, width: float, height: float, level: int) -> Any:
-        """Give the specimen's pixels, or those of film."""
+        """Return the specimen's pixels, or those of film."""
         region = self._specimen.native_region(x, y, width, height, level)
         if abs(x) > FILM_FROM:
             region.pixels[:] = FILM

@@ -63,7 +63,7 @@ class KnownMaps:
 
 
 def along_edges(steps: NDArray[np.float64], side: int, count: int) -> NDArray[np.float64]:
-    """Give places along the middle of the overlaps of square tiles with their neighbours.
+    """Return places along the middle of the overlaps of square tiles with their neighbours.
 
     Parameters
     ----------

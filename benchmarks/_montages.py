@@ -48,7 +48,7 @@ class KnownMontage:
     masks: NDArray[np.bool_]
 
     def errors(self, to_mosaic: ToMosaic) -> NDArray[np.float64]:
-        """Give how far places of the tiles are put from where they should be, in px.
+        """Return how far places of the tiles are put from where they should be, in px.
 
         An affine map of the whole mosaic, which nothing in the tiles can tell, is taken off.
 
@@ -72,7 +72,7 @@ class KnownMontage:
 
 
 def shifted(corners: NDArray[np.float64]) -> ToMosaic:
-    """Give the map of tiles that are only shifted, by the places of their first pixels in px."""
+    """Return the map of tiles that are only shifted, by the places of their first pixels in px."""
     return lambda index, pixels: pixels + corners[index]
 
 

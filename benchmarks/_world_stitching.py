@@ -132,7 +132,7 @@ def _peers(montage: KnownMontage, matches: Matches, folder: Path) -> Iterator[tu
 
 
 def _judged(montage: KnownMontage) -> NDArray[np.float64]:
-    """Give the pixels that `KnownMontage.errors` asks for, in its order."""
+    """Return the pixels that `KnownMontage.errors` asks for, in its order."""
     asked: list[NDArray[np.float64]] = []
 
     def ask(_: int, pixels: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from scipy.sparse.linalg import spsolve
 
 from benchmarks._maps import KnownMaps, along_edges
 from benchmarks._report import Result, best, run_in_worlds
+from processing.geometry.lattice import grid_pairs
 from processing.solve import IncrementalSolver, Solution, solve, warm_up, well_connected
 from simulation import MicroscopeSettings, VirtualMicroscope, World
 
@@ -52,15 +53,9 @@ class Case:
     ) -> Case:
         """Draw a case; shares of the matches are wrong or missing."""
         rng = np.random.default_rng(seed)
-        index = np.arange(side**2).reshape(side, side)
-        nominal = PITCH * np.stack(np.divmod(index.ravel(), side), axis=1)
+        nominal = PITCH * np.stack(np.divmod(np.arange(side**2), side), axis=1)
         true = nominal + rng.uniform(-STAGE_ERROR, STAGE_ERROR, nominal.shape)
-        pairs = np.concatenate(
-            [
-                np.stack([index[:, :-1], index[:, 1:]], -1).reshape(-1, 2),
-                np.stack([index[:-1], index[1:]], -1).reshape(-1, 2),
-            ]
-        )
+        pairs = grid_pairs(side, side)
         lot = rng.random(len(pairs))
         pairs, lot = pairs[lot >= missing], lot[lot >= missing] - missing
         steps = [places[pairs[:, 1]] - places[pairs[:, 0]] for places in (nominal, true)]
@@ -78,7 +73,7 @@ class Case:
         return solve(self.nominal, self.pairs, self.offsets, self.sds)
 
     def displaced(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give how far well-connected tiles are from the truth, but for the place of the whole.
+        """Return how far well-connected tiles are from the truth, but for the place of the whole.
 
         In the real world, but for an affine map of the whole, which no montage can tell.
         """
@@ -93,7 +88,7 @@ class Case:
 def real_offsets(
     true: NDArray[np.float64], pairs: NDArray[np.intp], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the offsets of neighbours that are no longer congruent, as matching would find them.
+    """Return the offsets of neighbours that are no longer congruent, as matching would find them.
 
     Returns
     -------

@@ -70,7 +70,7 @@ def montage(folder: Path, side: int, rows: int, columns: int) -> MosaicTask:
 
 
 def bent(task: MosaicTask) -> MosaicTask:
-    """Give the same mosaic of tiles that are turned and bent, as real ones are."""
+    """Return the same mosaic of tiles that are turned and bent, as real ones are."""
     random = np.random.default_rng(2)
     lines = np.stack(np.meshgrid(*(np.linspace(-1, 1, 9),) * 2, indexing="ij"), -1).reshape(-1, 2)
     middle = (np.array(task.maps.shape) - 1) / 2

@@ -168,7 +168,7 @@ def _write_pages(file: int, data: memoryview, offset: int) -> int:
 
 
 def _aligned(data: memoryview) -> memoryview:
-    """Give the bytes where a direct write may take them from."""
+    """Return the bytes where a direct write may take them from."""
     held = np.frombuffer(data, np.uint8)
     if held.ctypes.data % PAGE == 0:
         return data

@@ -353,7 +353,7 @@ def _shard(level: int) -> int:
 
 
 def _buffer(name: str, shape: tuple[int, int]) -> NDArray[np.uint16]:
-    """Give a buffer of this thread for a block, or a smaller one at the edge of the mosaic."""
+    """Return a buffer of this thread for a block, or a smaller one at the edge of the mosaic."""
     whole = thread_buffers().get(name, (BLOCK**2,), np.uint16)
     return whole[: shape[0] * shape[1]].reshape(shape)
 

@@ -102,7 +102,7 @@ def write_shard(array: Path, image: NDArray[Any], corner: tuple[int, int], side:
 
 
 def _encode_shard(image: NDArray[Any], side: int) -> memoryview:
-    """Give the bytes of a shard; they hold until the thread encodes the next one."""
+    """Return the bytes of a shard; they hold until the thread encodes the next one."""
     count = side // CHUNK
     chunk_bytes = CHUNK**2 * image.itemsize + MAX_OVERHEAD
     index = np.full((count, count, 2), MISSING, "<u8")

@@ -52,7 +52,7 @@ def is_file(path: Path) -> bool:
 
 
 def distinct_names(paths: Sequence[str]) -> tuple[str, ...]:
-    """Give each of several paths a name of its own: the file's, and as many folders as it needs.
+    """Return each of several paths a name of its own: the file's, and as many folders as it needs.
 
     What is wholly the same is numbered.
 
@@ -85,7 +85,7 @@ def _named_parts(path: str) -> list[str]:
 
 
 def numbered(names: Sequence[str]) -> tuple[str, ...]:
-    """Give each name that is there already a number."""
+    """Return each name that is there already a number."""
     taken: dict[str, None] = {}
     for name in names:
         number, free = 1, name

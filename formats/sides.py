@@ -245,7 +245,7 @@ def _strays(entries: Entries, steps: tuple[int, int], grid: _Grid) -> float:
 
 
 def _completed(entries: Entries) -> NDArray[np.intp]:
-    """Give entries without points the side of most of those with points and the same code."""
+    """Return entries without points the side of most of those with points and the same code."""
     side = entries.side.copy()
     for code in set(entries.code.tolist()) - {""}:
         here = entries.code == code

@@ -33,7 +33,7 @@ class TileImages:
 
     @classmethod
     def of(cls, montage: Montage) -> TileImages:
-        """Give the tiles of a montage."""
+        """Return the tiles of a montage."""
         return cls(montage.images, montage.masks)
 
     def read(self, index: int) -> NDArray[np.uint8 | np.uint16]:

@@ -131,7 +131,7 @@ def focus(spectrum: TileSpectrum) -> Focus:
 def _mean(
     values: NDArray[np.float64], used: NDArray[np.bool_], part: Part = (slice(None), slice(None))
 ) -> float:
-    """Give the mean over some windows; nan if none has texture."""
+    """Return the mean over some windows; nan if none has texture."""
     chosen = used[part]
     return float(values[part][chosen].mean()) if chosen.any() else NAN
 

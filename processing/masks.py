@@ -134,7 +134,7 @@ def reduce_mask(mask: NDArray[np.bool_], step: int) -> NDArray[np.bool_]:
 def _areas(
     equal: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> Iterator[tuple[Window, NDArray[np.bool_]]]:
-    """Give the areas of one value that begin at some places and are rims or holes."""
+    """Return the areas of one value that begin at some places and are rims or holes."""
     height, width = equal.shape
     filled = np.zeros((height + 2, width + 2), np.uint8)  # one px more all round, as OpenCV wants
     inside = filled[1:-1, 1:-1]
@@ -157,7 +157,7 @@ def _areas(
 
 
 def _is_rim(area: NDArray[np.bool_], window: Window, shape: tuple[int, ...]) -> bool:
-    """Tell whether an area at the border of an image holds a corner of it, or lies along a side."""
+    """Whether an area at the border of an image holds a corner of it, or lies along a side."""
     for axis, (side, length) in enumerate(zip(window, shape, strict=True)):
         across, whole = window[1 - axis], shape[1 - axis]
         for at, border in ((side.start, 0), (side.stop - 1, length - 1)):

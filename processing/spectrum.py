@@ -186,7 +186,7 @@ def mean_power(power: NDArray[np.float32], band: tuple[float, float]) -> float:
 
 @lru_cache(maxsize=8)
 def _mean_of(band: tuple[float, float]) -> NDArray[np.float64]:
-    """Give the weights of the elements of a half spectrum in the mean over a band."""
+    """Return the weights of the elements of a half spectrum in the mean over a band."""
     weights = np.where(in_band(band), whole(), 0.0).ravel()
     return weights / weights.sum()
 
@@ -217,7 +217,7 @@ def in_band(band: tuple[float, float]) -> NDArray[np.bool_]:
 
 
 def _shown(lost: NDArray[np.floating]) -> tuple[int, int]:
-    """Give where lines begin and end of which a mask leaves half; all, if that is too little."""
+    """Return where lines begin and end of which a mask leaves half; all, if that is too little."""
     shown = np.flatnonzero(lost <= 0.5)
     if not len(shown) or shown[-1] + 1 - shown[0] < SIDE:
         return 0, len(lost)

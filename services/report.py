@@ -142,7 +142,7 @@ def read_truth(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def position_error(positions: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
-    """Give how far positions are from the truth, RMS, but for what no tile can tell.
+    """Return how far positions are from the truth, RMS, but for what no tile can tell.
 
     That is where the whole lies, and (of six tiles and more) by how much it is turned and scaled:
     what the magnification truly is.

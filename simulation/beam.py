@@ -39,7 +39,7 @@ class Beam:
     electrons: float
 
     def share(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the light at stage vectors from the middle of the frame, as a share of the peak.
+        """Return the light at stage vectors from the middle of the frame, as a share of the peak.
 
         Parameters
         ----------
@@ -56,7 +56,7 @@ class Beam:
 
 
 def beam_peak(current: float, exposure: float, area: float, edge: float, falloff: float) -> float:
-    """Give the electrons on a µm² in the middle of a beam.
+    """Return the electrons on a µm² in the middle of a beam.
 
     Parameters
     ----------

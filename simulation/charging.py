@@ -17,7 +17,7 @@ def charge_motion(
     doses: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Give how far the image is from where it comes to rest, in the course of an exposure.
+    """Return how far the image is from where it comes to rest, in the course of an exposure.
 
     Parameters
     ----------

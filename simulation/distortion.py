@@ -49,7 +49,7 @@ class FineField:
         return size * np.random.default_rng(self.seed).standard_normal((rows, columns, 2))
 
     def shift(self, row: NDArray[np.float64], column: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the shift at some sensor pixels, in px, shape (..., 2); outside that of the edge."""
+        """Return the shift at sensor pixels, in px, shape (..., 2); outside that of the edge."""
         last = np.array(self.nodes.shape[:2]) - 1
         place = np.stack([row, column], axis=-1) / self.pitch
         first = np.clip(np.floor(place), 0, last - 1).astype(int)
@@ -145,7 +145,7 @@ class Distortion:
     def shift(
         self, row: NDArray[np.floating] | float, column: NDArray[np.floating] | float
     ) -> NDArray[np.float64]:
-        """Give the shift (rows, columns) at some sensor pixels, in px, shape (..., 2).
+        """Return the shift (rows, columns) at some sensor pixels, in px, shape (..., 2).
 
         Far outside the sensor it is that of a place nearer by: the polynomials hold on it only.
         """

@@ -52,7 +52,7 @@ class DoseMap:
                 self._chunks[i, j][in_chunk, across_chunk] += dose[in_box, across_box]
 
     def at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Give the dose at some places.
+        """Return the dose at some places.
 
         Parameters
         ----------
@@ -103,7 +103,7 @@ class History:
         self._last: tuple[int, int, float, float, Beam] | None = None
 
     def before(self, number: int, aperture: int) -> DoseMap:
-        """Give what had fallen on the specimen of an aperture before an exposure."""
+        """Return what had fallen on the specimen of an aperture before an exposure."""
         if self._last is not None and self._last[0] < number:
             _, where, x, y, beam = self._last
             self._of(where).add(x, y, beam)

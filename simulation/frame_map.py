@@ -88,13 +88,13 @@ class FrameMap:
         return self.distorted(vectors + self.geometry.middle(self.shape))
 
     def undistorted(self, pixels: ArrayLike) -> NDArray[np.float64]:
-        """Give where pixels of the frame would lie without distortion, in px, shape (..., 2)."""
+        """Return where pixels of the frame would lie without distortion, in px, shape (..., 2)."""
         pixels = np.asarray(pixels, dtype=float)
         sensor = pixels * self.binning + (self.binning - 1) / 2
         return pixels + self.distortion.shift(sensor[..., 0], sensor[..., 1]) / self.binning
 
     def distorted(self, ideal: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give which pixels of the frame would lie at some places without distortion."""
+        """Return which pixels of the frame would lie at some places without distortion."""
         pixels = ideal
         for _ in range(MAX_INVERSION_STEPS):  # each gains at least a factor of two
             step = ideal - self.undistorted(pixels)

@@ -49,19 +49,19 @@ class Imperfections:
         self.nodes -= (np.array(sensor) - 1) / 2
 
     def distortion(self, conditions: Conditions) -> Distortion:
-        """Give the distortion of lenses and camera."""
+        """Return the distortion of lenses and camera."""
         return self._full if "lens_field" in conditions else self._slight
 
     def warp(
         self, conditions: Conditions, number: int, x: float, y: float, defocus: float
     ) -> NDArray[np.float64]:
-        """Give the affine map of a frame at a place in µm; see `FrameWarp`."""
+        """Return the affine map of a frame at a place in µm; see `FrameWarp`."""
         return self._warp.at(x, y, defocus, number, conditions)
 
     def shade(
         self, conditions: Conditions, number: int, doses: Callable[[], NDArray[np.float64]]
     ) -> NDArray[np.float32] | None:
-        """Give what changes the light of a frame, at `nodes`.
+        """Return what changes the light of a frame, at `nodes`.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class Imperfections:
     def motion(
         self, conditions: Conditions, number: int, before: float, doses: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Give how the image moves by charge in an exposure; see `charge_motion`."""
+        """Return how the image moves by charge in an exposure; see `charge_motion`."""
         if "charging" not in conditions:
             return np.zeros((2, doses.size))
         rng = frame_rng(self._charge_seed, number)

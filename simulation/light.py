@@ -20,7 +20,7 @@ MIN_LIGHT = 0.02
 
 
 def nodes_of(shape: tuple[int, int], pitch: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the sensor rows and columns of nodes that cover a sensor, from 0 on, in px."""
+    """Return the sensor rows and columns of nodes that cover a sensor, from 0 on, in px."""
     rows, columns = (np.arange(ceil(side / pitch) + 1) * float(pitch) for side in shape)
     return rows, columns
 
@@ -56,7 +56,7 @@ class UnevenLight:
         self._phases = rng.uniform(0, 2 * pi, count)
 
     def of(self, number: int) -> NDArray[np.float64]:
-        """Give the light of a frame at the nodes, 1 on the average of sensor and frames."""
+        """Return the light of a frame at the nodes, 1 on the average of sensor and frames."""
         turns = 2 * pi * number / self._periods + self._phases
         uneven = self._fixed + self._wander * np.sin(turns)
         rng = frame_rng(self._flicker_seed, number)
@@ -65,7 +65,7 @@ class UnevenLight:
 
 
 def _smooth_terms(shape: tuple[int, int], pitch: int) -> NDArray[np.float64]:
-    """Give products of Legendre polynomials at the nodes, of degree 1 to 3 and mean square 1."""
+    """Return products of Legendre polynomials at the nodes, of degree 1 to 3 and mean square 1."""
     rows, columns = (
         np.clip(2 * line / (side - 1) - 1, -1, 1)
         for line, side in zip(nodes_of(shape, pitch), shape, strict=True)

@@ -164,7 +164,7 @@ class VirtualMicroscope:
         return self._truth.get(frame)
 
     def map_at(self, x: float, y: float, number: int = 1) -> FrameMap:
-        """Give the map that a frame would have, without taking it.
+        """Return the map that a frame would have, without taking it.
 
         Parameters
         ----------
@@ -313,7 +313,7 @@ class VirtualMicroscope:
         )
 
     def _beam(self, state: ColumnState, exposure: Exposure, shift: np.ndarray) -> Beam | None:
-        """Give what falls on the specimen; with the screen down, the camera sees nothing of it."""
+        """Return what falls on the specimen; of it the camera sees none with the screen down."""
         current = self.column.current(state)
         if current == 0:
             return None
@@ -396,7 +396,7 @@ class VirtualMicroscope:
 
 
 def _dose(beam: Beam | None) -> float:
-    """Give the electrons that fall on an Å² in the middle of a beam, in an exposure."""
+    """Return the electrons that fall on an Å² in the middle of a beam, in an exposure."""
     return 0.0 if beam is None else beam.electrons / ANGSTROM2_PER_UM2
 
 

@@ -208,7 +208,7 @@ class FrameRenderer:
         return signal
 
     def light(self, view: View, places: int = 9) -> NDArray[np.float64]:
-        """Give the light over the frame without a specimen, as a share of the beam's peak.
+        """Return the light over the frame without a specimen, as a share of the beam's peak.
 
         Returns
         -------
@@ -302,7 +302,7 @@ class FrameRenderer:
         return np.einsum("sa,arj->srj", view.to_stage, pixels)
 
     def _fine(self, view: View) -> tuple[NDArray[np.float64], int]:
-        """Give what the fine part of the distortion adds to the places on the specimen.
+        """Return what the fine part of the distortion adds to the places on the specimen.
 
         Returns
         -------
@@ -354,7 +354,7 @@ class FrameRenderer:
         return bright
 
     def _response(self, fixed: frozenset[str]) -> NDArray[np.float32]:
-        """Give what each sensor pixel makes of the light, with some things fixed to the sensor."""
+        """Return what each sensor pixel makes of light, with some things fixed to the sensor."""
         if fixed not in self._responses:
             response = self.gain
             if "fringes" in fixed:
@@ -366,7 +366,7 @@ class FrameRenderer:
         return self._responses[fixed]
 
     def _shade(self, view: View) -> tuple[NDArray[np.float32], int]:
-        """Give the nodes of what is smooth over the sensor, at the first column of each block."""
+        """Return the nodes of what is smooth over the sensor, at the first column of each block."""
         height, width = self.settings.sensor
         columns = np.arange(ceil(width / BLOCK) + 1) * (BLOCK / SHADE_PITCH)
         if view.shade is None:

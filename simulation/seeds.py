@@ -9,5 +9,5 @@ import numpy as np
 
 
 def frame_rng(seed: np.random.SeedSequence, number: int) -> np.random.Generator:
-    """Give the generator of one frame, from the seed of what is drawn and the frame's number."""
+    """Return the generator of one frame, from the seed of what is drawn and the frame's number."""
     return np.random.default_rng([*np.atleast_1d(seed.entropy), *seed.spawn_key, number])

@@ -47,7 +47,7 @@ class FrameWarp:
     def at(
         self, x: float, y: float, defocus: float, number: int, conditions: frozenset[str]
     ) -> Matrix:
-        """Give the map of one frame.
+        """Return the map of one frame.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class FrameWarp:
 def drifted(
     settings: MagnificationDriftSettings, x: float, y: float, defocus: float, number: int
 ) -> Matrix:
-    """Give the magnification and rotation of one frame, as a map of what it shows.
+    """Return the magnification and rotation of one frame, as a map of what it shows.
 
     A frame that is magnified more shows less of the specimen.
     """

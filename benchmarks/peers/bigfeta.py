@@ -72,7 +72,7 @@ def main(source, target):
 
 
 def _matches(pairs, points):
-    """Give matches as render has them.
+    """Return matches as render has them.
 
     Points are rows of [pair, row_a, column_a, row_b, column_b, sd, weight].
     """

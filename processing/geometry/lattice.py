@@ -121,3 +121,21 @@ def _fitted(
     steps = steps.copy()
     steps[told] = solution[:-1]
     return solution[-1], steps
+
+
+def grid_pairs(rows: int, columns: int) -> NDArray[np.intp]:
+    """Return the neighbours in a full grid, counted row by row.
+
+    Parameters
+    ----------
+    rows, columns : int
+
+    Returns
+    -------
+    ndarray of int, shape (m, 2)
+        Those beside each other, then those below each other.
+    """
+    index = np.arange(rows * columns).reshape(rows, columns)
+    beside = np.stack([index[:, :-1], index[:, 1:]], axis=-1)
+    below = np.stack([index[:-1], index[1:]], axis=-1)
+    return np.concatenate([beside.reshape(-1, 2), below.reshape(-1, 2)])

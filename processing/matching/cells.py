@@ -47,7 +47,7 @@ class Cells:
             object.__setattr__(self, name, value)
 
     def shifts(self, of_patches: NDArray[Any]) -> NDArray[np.float64]:
-        """Give the shift of each cell from those of the patches, shape (m, 2), in px."""
+        """Return the shift of each cell from those of the patches, shape (m, 2), in px."""
         return np.asarray(of_patches[self._owners] + self._bent)
 
     def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,12 +59,12 @@ class Cells:
 
 
 def middles(boxes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the middle (row, column) of each box, shape (n, 2), in px."""
+    """Return the middle (row, column) of each box, shape (n, 2), in px."""
     return (boxes[:, ::2] + boxes[:, 1::2] - 1) / 2
 
 
 def matters(slopes: NDArray[np.float64], patches: NDArray[np.int64]) -> bool:
-    """Tell whether shifts change so much over patches that these must be divided."""
+    """Whether shifts change so much over patches that these must be divided."""
     half = (patches[:, 1::2] - patches[:, ::2]) / 2
     return bool((np.abs(slopes) * half[:, None]).max(initial=0) > TOLERATED)
 

@@ -64,7 +64,7 @@ class _Span:
     shift: int
 
     def common(self) -> NDArray[np.int64]:
-        """Give the length of the overlap at each lag."""
+        """Return the length of the overlap at each lag."""
         size_a, size_b = self.a.stop - self.a.start, self.b.stop - self.b.start
         lags = np.arange(self.low, self.high + 1)
         return np.minimum(size_a, lags + size_b) - np.maximum(0, lags)
@@ -138,7 +138,7 @@ def find_peak(
 
 
 def _highest(heights: NDArray[np.float32], first: tuple[int, int]) -> tuple[int, int]:
-    """Give the place of the highest of some lags, which begin at a place among all."""
+    """Return the place of the highest of some lags, which begin at a place among all."""
     row, column = divmod(int(heights.argmax()), heights.shape[1])
     return row + first[0], column + first[1]
 
@@ -223,7 +223,7 @@ def _normalise(products, energies, first):  # type: ignore[no-untyped-def]
 
 
 def _seen(tile: MatchTile, rows: slice, columns: slice) -> NDArray[np.float32]:
-    """Give 1 where a part of a reduced tile holds signal, and 0 elsewhere."""
+    """Return 1 where a part of a reduced tile holds signal, and 0 elsewhere."""
     if tile.mask is None:
         return np.ones((rows.stop - rows.start, columns.stop - columns.start), np.float32)
     return (~tile.mask[rows, columns]).astype(np.float32)

@@ -156,7 +156,7 @@ def _apart(lines: NDArray[np.float64], least: float) -> NDArray[np.float64]:
 def _notches(
     size: tuple[int, int], lines: NDArray[np.float64], spread: float
 ) -> NDArray[np.float32]:
-    """Give what filters that let lines alone through let through, in a half spectrum."""
+    """Return what filters that let lines alone through let through, in a half spectrum."""
     both = np.concatenate([lines, -lines])
     down = scipy.fft.fftfreq(size[0]) - both[:, :1]
     across = scipy.fft.rfftfreq(size[1]) - both[:, 1:]
@@ -173,7 +173,7 @@ def _notches(
 
 
 def _share(length: int, size: int, sigma: float) -> NDArray[np.float32]:
-    """Give how much of a Gaussian about each place of a line lies within it."""
+    """Return how much of a Gaussian about each place of a line lies within it."""
     within = (np.arange(size) < length).astype(float)
     kernel = np.exp(-2 * (np.pi * sigma * scipy.fft.rfftfreq(size)) ** 2)
     blurred = scipy.fft.irfft(scipy.fft.rfft(within) * kernel, size)
@@ -184,7 +184,7 @@ def _share(length: int, size: int, sigma: float) -> NDArray[np.float32]:
 def _plane(
     shape: tuple[int, int], lowest: float
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
-    """Give the ring and the frequencies of each element of a half spectrum, and if it counts."""
+    """Return the ring and the frequencies of each element of a half spectrum, and if it counts."""
     down = np.repeat(scipy.fft.fftfreq(shape[0]), shape[1] // 2 + 1)
     across = np.tile(scipy.fft.rfftfreq(shape[1]), shape[0])
     length = np.hypot(down, across)
@@ -195,6 +195,6 @@ def _plane(
 
 @lru_cache(maxsize=16)
 def _fade(shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Give a Hann window."""
+    """Return a Hann window."""
     down, across = (np.hanning(n + 1)[:n].astype(np.float32) for n in shape)
     return np.outer(down, across)

@@ -183,7 +183,7 @@ def match_points(
 
 
 def _bends_to(points: NDArray[np.float32], peak: Peak, step: int) -> bool:
-    """Tell whether some patch that bears a match out has an offset that is near a peak's rival.
+    """Whether some patch that bears a match out has an offset that is near a peak's rival.
 
     What is bent has several peaks, of which none is wrong.
     """

@@ -185,13 +185,13 @@ def _draw_in(
 
 
 def _over(box: NDArray[np.int64], step: int) -> tuple[slice, slice]:
-    """Give the reduced pixels that a box lies over."""
+    """Return the reduced pixels that a box lies over."""
     top, bottom, left, right = box.tolist()
     return slice(top // step, -(-bottom // step)), slice(left // step, -(-right // step))
 
 
 def _sides(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Give height and width of each box, shape (n, 2)."""
+    """Return height and width of each box, shape (n, 2)."""
     return boxes[:, 1::2] - boxes[:, ::2]
 
 
@@ -325,7 +325,7 @@ class Field:
         return away
 
     def slopes(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give how the field changes at places of shape (n, 2): along i by the place on axis j."""
+        """Return how the field changes at places, shape (n, 2): along i by the place on j."""
         step = 0.5 * self._scale  # its terms are quadratic: any step gives the exact slope
         along = [self.at(places + move) - self.at(places - move) for move in step * np.eye(2)]
         return np.asarray(np.stack(along, axis=2) / (2 * step))
@@ -357,13 +357,13 @@ def _length(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def common_lag(costs: Costs) -> NDArray[np.float64]:
-    """Give the lag at which the costs of all patches together are least, in px looked at."""
+    """Return the lag at which the costs of all patches together are least, in px looked at."""
     total = costs.of.sum(axis=0)
     return np.array(divmod(int(total.argmin()), total.shape[1]), float) - costs.reach
 
 
 def is_plain(costs: Costs, lags: NDArray[np.float64]) -> bool:
-    """Tell whether patches that know nearly all agree on one lag, or too few could tell a curve.
+    """Whether patches that know nearly all agree on one lag, or too few could tell a curve.
 
     Parameters
     ----------

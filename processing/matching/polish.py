@@ -100,7 +100,7 @@ def polish(
 
 
 def _places(sums: NDArray[np.float64], boxes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the middle of what tells the shift of each box; noise takes it nowhere beyond."""
+    """Return the middle of what tells the shift of each box; noise takes it nowhere beyond."""
     known = np.maximum(sums[:, 2] + sums[:, 4], 1e-9)
     half = (boxes[:, 1::2] - boxes[:, ::2]) / 2
     return middles(boxes) + np.clip(sums[:, 9:] / known[:, None], -half, half)

@@ -47,18 +47,18 @@ class Layout:
     maps: TileMaps | None = None
 
     def touching(self, window: Window) -> NDArray[np.intp]:
-        """Give the indices of the tiles that lie in a window of the mosaic, in rising order."""
+        """Return the indices of the tiles that lie in a window of the mosaic, in rising order."""
         first, last = self.overlap(window)
         return np.flatnonzero((first < last).all(axis=1))
 
     def only(self, indices: ArrayLike) -> Layout:
-        """Give the same mosaic with some of its tiles alone, which are counted anew."""
+        """Return the same mosaic with some of its tiles alone, which are counted anew."""
         chosen = np.asarray(indices, dtype=np.intp)
         maps = None if self.maps is None else self.maps.only(chosen)
         return replace(self, corners=self.corners[chosen], ends=self.ends[chosen], maps=maps)
 
     def overlap(self, window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Give the first (row, column) of each tile in a window, and that after the last."""
+        """Return the first (row, column) of each tile in a window, and that after the last."""
         begin, end = ([side.start for side in window], [side.stop for side in window])
         return np.maximum(self.corners, begin), np.minimum(self.ends, end)
 
@@ -179,7 +179,7 @@ def blocks(shape: tuple[int, int], side: int = BLOCK) -> tuple[Window, ...]:
 
 
 def seen_from(window: Window, origin: Window) -> Window:
-    """Give a window as seen from the first pixel of another."""
+    """Return a window as seen from the first pixel of another."""
     rows, columns = window
     down, right = origin[0].start, origin[1].start
     return (
@@ -189,10 +189,10 @@ def seen_from(window: Window, origin: Window) -> Window:
 
 
 def begin_of(window: Window, origin: Window) -> tuple[int, int]:
-    """Give the first (row, column) of a window as seen from the first pixel of another."""
+    """Return the first (row, column) of a window as seen from the first pixel of another."""
     return window[0].start - origin[0].start, window[1].start - origin[1].start
 
 
 def shape_of(window: Window) -> tuple[int, int]:
-    """Give the (height, width) of a window, in px."""
+    """Return the (height, width) of a window, in px."""
     return window[0].stop - window[0].start, window[1].stop - window[1].start

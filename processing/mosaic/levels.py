@@ -18,7 +18,7 @@ SMALLEST_LEVEL = 512  # the pyramid ends once both sides are this or less, in px
 def mosaic_levels(
     shape: tuple[int, int], smallest: int = SMALLEST_LEVEL
 ) -> tuple[tuple[int, int], ...]:
-    """Give the shapes of a mosaic and its pyramid, each level half the one before, rounded down.
+    """Return the shapes of a mosaic and its pyramid, each level half the one before, rounded down.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def mosaic_levels(
 
 
 def halve(image: NDArray[np.uint16], out: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
-    """Give the next level of an image: the rounded mean of each 2 × 2 pixels.
+    """Return the next level of an image: the rounded mean of each 2 × 2 pixels.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ class StraightPiece:
 
 
 def _edge_distance(run: slice, first: int, side: int) -> NDArray[np.float32]:
-    """Give the distance of rows or columns to the nearer edge of a tile, in px; 1 at the edge."""
+    """Return the distance of rows or columns to the nearer edge of a tile, in px; 1 at the edge."""
     at = np.arange(run.start - first, run.stop - first, dtype=np.float32)
     return np.minimum(at + 1, side - at)
 

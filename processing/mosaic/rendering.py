@@ -136,7 +136,7 @@ def _runs(pieces: Sequence[Piece], axis: int) -> Iterator[slice]:
 
 
 def _covers(piece: Piece, axis: int, start: int) -> bool:
-    """Tell whether a row (axis 0) or column (axis 1) of the mosaic lies in a piece."""
+    """Whether a row (axis 0) or column (axis 1) of the mosaic lies in a piece."""
     return bool(piece.window[axis].start <= start < piece.window[axis].stop)
 
 

@@ -46,7 +46,7 @@ class Warp:
         return cls(maps.shape, maps.inverted[index], lens)
 
     def window(self, part: Window) -> Window:
-        """Give the rows and columns of the tile that a part of the mosaic is made of."""
+        """Return the rows and columns of the tile that a part of the mosaic is made of."""
         rows, columns = part
         least, most = _extent(self.numbers, rows.start, rows.stop, columns.start, columns.stop)
         # One more pixel takes part in the interpolation, and places are rounded later.
@@ -139,7 +139,7 @@ def _place(row, column, numbers):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _extent(numbers, top, bottom, left, right):  # type: ignore[no-untyped-def]
-    """Give the least and the greatest place in the tile of a window of the mosaic.
+    """Return the least and the greatest place in the tile of a window of the mosaic.
 
     A map that does not fold has them at the border. Nodes left and right of it count, too.
     """
@@ -217,7 +217,7 @@ def _locate(place, slopes, to, step, line):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, inline="always")
 def _end_of_run(shift, slopes, lane, step):  # type: ignore[no-untyped-def]
-    """Give the first lane after one at which a fraction leaves 0 to 1, or that of the next node."""
+    """Return the next lane at which a fraction leaves 0 to 1, or that of the next node."""
     last = np.float32(step - 1)
     if 0 <= shift[0] + slopes[0] * last < 1 and 0 <= shift[1] + slopes[1] * last < 1:
         return step
@@ -302,7 +302,7 @@ def _fetch_pixel(source, cell, shift, places, line):  # type: ignore[no-untyped-
 
 @njit(nogil=True, cache=True)
 def _within(whole, fraction, side):  # type: ignore[no-untyped-def]
-    """Give a place on an axis of the tile, on its edge if it is beyond by rounding; −1 outside."""
+    """Return a place on an axis of the tile, its edge if it is beyond by rounding; or −1."""
     if 0 <= whole < side - 1:
         return whole, fraction
     if whole == side - 1 and fraction <= np.float32(ROUNDING):
@@ -314,7 +314,7 @@ def _within(whole, fraction, side):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _mix(above, below, down, right):  # type: ignore[no-untyped-def]
-    """Give the sum of four pixels times their weights, and the weights of those that are not 0."""
+    """Return the weighted sum of four pixels, and the weights of those that are not 0."""
     one, none = np.float32(1), np.float32(0)
     a, b = (one - down) * (one - right), (one - down) * right
     c, d = down * (one - right), down * right

@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 
 
 def components(n_tiles: int, ends: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Give each tile the number of the set that it hangs together with, the largest being 0.
+    """Return each tile the number of the set that it hangs together with, the largest being 0.
 
     Parameters
     ----------

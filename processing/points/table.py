@@ -77,7 +77,7 @@ class Points:
 
 
 def lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the lengths of vectors (k, 2)."""
+    """Return the lengths of vectors (k, 2)."""
     return np.asarray(np.hypot(vectors[:, 0], vectors[:, 1]))
 
 

@@ -247,7 +247,7 @@ class Judge:
             yield _below(named.OUT_OF_FOCUS, score, limits.least_focus_relative * usual, sure)
 
     def _beside_neighbours(self, data: Mapping[str, Any]) -> tuple[_Scores, _Scores]:
-        """Give the focus of the tile and of each neighbour: in their overlap, and as a whole.
+        """Return the focus of the tile and of each neighbour: in their overlap, and as a whole.
 
         Of those that see the same, there and as a whole.
         """
@@ -261,7 +261,7 @@ class Judge:
         return shared, whole
 
     def _neighbours(self, data: Mapping[str, Any]) -> list[tuple[str, str, _Tile]]:
-        """Give the good neighbours that show texture beside a tile's: both sides, and the tile.
+        """Return the good neighbours that show texture beside a tile's: both sides, and the tile.
 
         Those that do not match are left out: they show other places.
         """
@@ -285,7 +285,7 @@ class Judge:
         return values.median if len(values) >= max(1, self._limits.least_tiles) else 0.0
 
     def _most_masked(self) -> float:
-        """Give the share of a tile that may be without signal: little more than of the others."""
+        """Return the share of a tile that may be without signal: little more than of the others."""
         if len(self._masked) < max(1, self._limits.least_tiles):
             return MAX_MASKED
         return self._masked.median + self._limits.most_obstructed
@@ -519,7 +519,7 @@ def _share(scores: _Scores, error: float = 0.0) -> float:
 def _see_the_same(
     data: Mapping[str, Any], other: Mapping[str, Any], side: str = "", its_side: str = ""
 ) -> bool:
-    """Tell whether two tiles, or sides of them, may see the same, blurred or not."""
+    """Whether two tiles, or sides of them, may see the same, blurred or not."""
     mine, its = (
         {name: _figure(one, f"{name}_{at}" if at else name) for name in ("coarse", "focus")}
         for one, at in ((data, side), (other, its_side))

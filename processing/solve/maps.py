@@ -91,11 +91,11 @@ class TileMaps:
         return cls(shape, np.concatenate([straight, places[:, :, None]], axis=2))
 
     def only(self, indices: ArrayLike) -> TileMaps:
-        """Give the maps of some of the tiles, which are counted anew."""
+        """Return the maps of some of the tiles, which are counted anew."""
         return replace(self, matrices=self.matrices[np.asarray(indices, dtype=np.intp)])
 
     def moved(self, vector: ArrayLike) -> TileMaps:
-        """Give the maps into a mosaic whose first pixel lies elsewhere: all places plus a vector.
+        """Return the maps into a mosaic whose first pixel lies elsewhere: all places plus a vector.
 
         Parameters
         ----------

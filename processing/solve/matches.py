@@ -54,7 +54,7 @@ class Matches:
         return find_loops(places, self.ends, self.offsets, np.full(len(self), np.inf), SHORT)
 
     def sizes(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the residual of each, in px."""
+        """Return the residual of each, in px."""
         return lengths(misfits(self.ends, positions, self.offsets))
 
 

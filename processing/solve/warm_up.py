@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from processing.geometry.lattice import grid_pairs
 from processing.solve.flexible import solve_maps
 from processing.solve.incremental import IncrementalSolver
 
@@ -19,14 +20,8 @@ def warm_up() -> None:
     What is compiled is kept on disk: this takes 20 s once, and a second after that.
     """
     rng = np.random.default_rng(0)
-    index = np.arange(SIDE**2).reshape(SIDE, SIDE)
-    pairs = np.concatenate(
-        [
-            np.stack([index[:, :-1], index[:, 1:]], -1).reshape(-1, 2),
-            np.stack([index[:-1], index[1:]], -1).reshape(-1, 2),
-        ]
-    )
-    nominal = PITCH * np.stack(np.divmod(index.ravel(), SIDE), axis=1)
+    pairs = grid_pairs(SIDE, SIDE)
+    nominal = PITCH * np.stack(np.divmod(np.arange(SIDE**2), SIDE), axis=1)
     offsets = nominal[pairs[:, 1]] - nominal[pairs[:, 0]]
     points = [_points(offset, rng) for offset in offsets]
     solve_maps(nominal, pairs, offsets, points, (TILE, TILE), freedom="affine+lens")

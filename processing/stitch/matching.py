@@ -135,7 +135,7 @@ def processors() -> int:
 
 @contextmanager
 def worker_threads(n: int) -> Iterator[ThreadPoolExecutor]:
-    """Give threads to work on; what has not begun when the block is left early is not done."""
+    """Return threads to work on; what has not begun when the block is left early is not done."""
     pool = ThreadPoolExecutor(n, thread_name_prefix="stitch")
     try:
         yield pool

@@ -41,7 +41,7 @@ class MosaicTile:
     index: int
 
     def read(self, window: Window) -> NDArray[np.uint16]:
-        """Give some rows and columns."""
+        """Return some rows and columns."""
         return self.read_whole(self.index)[window]
 
 
@@ -94,7 +94,7 @@ class Tiles:
         return image if tile.mask is None else np.ma.MaskedArray(image, tile.mask)
 
     def sources(self) -> list[MosaicTile]:
-        """Give all tiles as the writer of mosaics takes them; they share the last that were read.
+        """Return all tiles as the writer of mosaics takes them; they share the last that were read.
 
         A block shares tiles with the one beside it, and most files are only read as a whole.
         """

@@ -59,7 +59,7 @@ class Settings:
         return cls().updated(options)
 
     def updated(self, options: Mapping[str, Any]) -> Self:
-        """Give a copy with some values replaced, as `from_mapping` takes them."""
+        """Return a copy with some values replaced, as `from_mapping` takes them."""
         known = [item.name for item in fields(self)]  # type: ignore[arg-type]
         values: dict[str, Any] = {}
         for key, value in options.items():

@@ -67,12 +67,12 @@ class MicroscopeSettings(Settings):
 
     @classmethod
     def kind(cls) -> Self:
-        """Give the kind world: no imperfection is enabled."""
+        """Return the kind world: no imperfection is enabled."""
         return cls()
 
     @classmethod
     def real(cls) -> Self:
-        """Give the real world: every imperfection is enabled, as strong as it usually is."""
+        """Return the real world: every imperfection is enabled, as strong as it usually is."""
         return cls(
             imperfections=_all_enabled(ImperfectionSettings()),
             section=_all_enabled(SectionSettings()),
@@ -80,7 +80,7 @@ class MicroscopeSettings(Settings):
 
     @classmethod
     def of_world(cls, world: str) -> Self:
-        """Give a world by its name.
+        """Return a world by its name.
 
         Raises
         ------

@@ -37,7 +37,7 @@ def lines(values: dict[str, Any]) -> str:
 
 
 def piece(cell: Cell, rows: int, z: int = 0) -> tuple[int, int, int]:
-    """Give the piece coordinates of a tile: of its lower left corner, y upwards."""
+    """Return the piece coordinates of a tile: of its lower left corner, y upwards."""
     return cell[1] * RIGHT, (rows - 1 - cell[0]) * DOWN, z
 
 
@@ -77,7 +77,7 @@ def section(
 
 
 def mont_section(cell: Cell, rows: int, z: int = 0) -> str:
-    """Give what SerialEM adds of a whole montage; it has piece coordinates, too."""
+    """Return what SerialEM adds of a whole montage; it has piece coordinates, too."""
     return section(
         f"MontSection = {z}",
         cell,
@@ -104,7 +104,7 @@ def mdoc(
     changed: Callable[[int], dict[str, Any]] = lambda number: {},
     **header: Any,
 ) -> str:
-    """Give an mdoc for a stack whose images are those tiles, in that order."""
+    """Return an mdoc for a stack whose images are those tiles, in that order."""
     pieces: Iterable[str] = (
         section(f"ZValue = {page}", tiles.cells[number], tiles.rows, **changed(number))
         for page, number in enumerate(order)

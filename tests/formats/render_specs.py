@@ -18,7 +18,7 @@ def affine(
 
 
 def spec(number: int, url: str, *transforms: dict[str, Any], **changed: Any) -> dict[str, Any]:
-    """Give a tile spec with the keys of those in `render`'s own examples."""
+    """Return a tile spec with the keys of those in `render`'s own examples."""
     row, column = TILES.cells[number]
     own = transforms or (affine(column * RIGHT + 7000.0, row * DOWN - 900.0),)
     return {

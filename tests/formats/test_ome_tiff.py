@@ -28,7 +28,7 @@ def um(value):
 
 
 def image(number, data, *, unit="µm", place=None, size=NM / 1000, planes=1, inside=""):
-    """Give the Image element of a tile, with what Bio-Formats writes; y upwards."""
+    """Return the Image element of a tile, with what Bio-Formats writes; y upwards."""
     y, x = PLACES[number]
     x, y = place or (um(x) + 1200, 300 - um(y))
     units = f'PositionXUnit="{unit}" PositionYUnit="{unit}"' if unit else ""

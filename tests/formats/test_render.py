@@ -190,7 +190,7 @@ def test_a_section_of_several_is_chosen_and_a_tile_taken_twice_takes_the_last(im
 
 
 def lens(degree=3, bend=2.0):
-    """Give a NonLinearCoordinateTransform that bends tiles by some px, as a data string."""
+    """Return a NonLinearCoordinateTransform that bends tiles by some px, as a data string."""
     length = (degree + 1) * (degree + 2) // 2
     x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
     powers = [(n - k, k) for n in range(1, degree + 1) for k in range(n + 1)]

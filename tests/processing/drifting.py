@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from processing.geometry.lattice import grid_pairs
 from processing.solve.least_squares import LeastSquares
 
 PITCH = 3500.0  # px
@@ -41,15 +42,9 @@ class Drifting:
         seed: int = 0,
     ) -> Drifting:
         rng = np.random.default_rng(seed)
-        index = np.arange(side**2).reshape(side, side)
-        nominal = PITCH * np.stack(np.divmod(index.ravel(), side), axis=1)
+        nominal = PITCH * np.stack(np.divmod(np.arange(side**2), side), axis=1)
         true = nominal + rng.uniform(-STAGE_ERROR, STAGE_ERROR, nominal.shape)
-        pairs = np.concatenate(
-            [
-                np.stack([index[:, :-1], index[:, 1:]], -1).reshape(-1, 2),
-                np.stack([index[:-1], index[1:]], -1).reshape(-1, 2),
-            ]
-        )
+        pairs = grid_pairs(side, side)
         offsets = true[pairs[:, 1]] - true[pairs[:, 0]]
         offsets += noise * rng.standard_normal(offsets.shape)
         row, along = pairs[:, 0] // side, pairs[:, 1] - pairs[:, 0] == 1

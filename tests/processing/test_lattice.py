@@ -11,7 +11,7 @@ from processing.geometry.lattice import grid_cells
 
 
 def share_with_neighbour(cells, axis):
-    """Give the share of tiles beside which one is, along an axis; 1 if it has one row or column."""
+    """Return the share of tiles with a neighbour along an axis; 1 if that has one place."""
     known = set(map(tuple, cells.tolist()))
     step = np.eye(2, dtype=int)[axis]
     beside = [not known.isdisjoint({tuple(cell + step), tuple(cell - step)}) for cell in cells]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.extending import is_jitted
 
+from processing.geometry.lattice import grid_pairs
 from processing.matching import Match
 from processing.solve import (
     IncrementalSolver,
@@ -29,13 +30,7 @@ def montage(rows, columns, *, seed=0, error=100.0, sd=0.02, bad=0.0):
     places = np.stack(np.meshgrid(range(rows), range(columns), indexing="ij"), -1)
     nominal = PITCH * places.reshape(-1, 2).astype(float)
     true = nominal + rng.uniform(-error, error, nominal.shape)
-    index = np.arange(rows * columns).reshape(rows, columns)
-    pairs = np.vstack(
-        [
-            np.column_stack([index[:, :-1].ravel(), index[:, 1:].ravel()]),
-            np.column_stack([index[:-1].ravel(), index[1:].ravel()]),
-        ]
-    )
+    pairs = grid_pairs(rows, columns)
     offsets = true[pairs[:, 1]] - true[pairs[:, 0]] + sd * rng.standard_normal((len(pairs), 2))
     wrong = rng.random(len(pairs)) < bad
     usual = nominal[pairs[:, 1]] - nominal[pairs[:, 0]]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import DisjointSet
 
+from processing.geometry.lattice import grid_pairs
 from processing.solve import solve
 from processing.solve.bridges import on_loops, overruled
 from processing.solve.least_squares import LeastSquares, components
@@ -191,18 +192,12 @@ def test_loops_that_close_no_better_than_by_chance_are_not_sure():
 
 
 def halves(turn):
-    """Give 6 × 8 tiles, of whose seven seams the middle one is measured with a turn beyond it."""
+    """Return 6 × 8 tiles, of whose seven seams the middle one is measured with a turn beyond it."""
     nominal = np.array([(row, column) for row in range(6) for column in range(8)]) * 900.0
-    cells = (nominal / 900).astype(int)
-    pairs = [
-        (a, b)
-        for a in range(48)
-        for b in range(a + 1, 48)
-        if np.abs(cells[a] - cells[b]).sum() == 1
-    ]
-    offsets = np.array([nominal[b] - nominal[a] for a, b in pairs])
+    pairs = grid_pairs(6, 8)
+    offsets = nominal[pairs[:, 1]] - nominal[pairs[:, 0]]
     offsets += np.random.default_rng(0).normal(0, 0.1, offsets.shape)
-    seam = [k for k, (a, b) in enumerate(pairs) if cells[a][1] == 3 and cells[b][1] == 4]
+    seam = [k for k, (a, b) in enumerate(pairs.tolist()) if a % 8 == 3 and b == a + 1]
     offsets[seam, 0] += turn * np.arange(len(seam))
     return nominal, pairs, offsets, seam
 

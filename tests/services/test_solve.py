@@ -243,7 +243,7 @@ def test_tiles_that_are_bent_are_exported_as_they_were_solved(acquired, tmp_path
     shown = dict(zip(montage.places, montage.true, strict=True))
 
     def in_mosaic(spec, places):
-        """Give where the mosaic shows places (row, column) of the specimen."""
+        """Return where the mosaic shows places (row, column) of the specimen."""
         cell = spec["layout"]["imageRow"], spec["layout"]["imageCol"]
         xy = (places - shown[cell])[:, ::-1]
         for one in spec["transforms"]["specList"]:

@@ -59,7 +59,7 @@ class Feature:
         return self.x - half_x, self.x + half_x, self.y - half_y, self.y + half_y
 
     def distance(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give how far places (x, y) in µm are from its middle, in half axes: 1 is its outline."""
+        """Return how far places (x, y) in µm are from its middle; 1 is its outline."""
         c, s = cos(radians(self.angle)), sin(radians(self.angle))
         along, across = ((places - (self.x, self.y)) @ np.array([[c, -s], [s, c]])).T
         return np.hypot(2 * along / self.length, 2 * across / self.width)

@@ -177,7 +177,7 @@ class NeuropilSection(PyramidSpecimen):
         )
 
     def _waves_at(self, level: int) -> tuple[float, float]:
-        """Give amplitude and wavelength of the chatter, blurred to the pixel of a level."""
+        """Return amplitude and wavelength of the chatter, blurred to the pixel of a level."""
         amplitude, length = self._chatter
         return amplitude * float(np.exp(-2 * (1.5 * level / length) ** 2)), length
 
@@ -253,7 +253,7 @@ class NeuropilSection(PyramidSpecimen):
 
 
 def _stretch(direction: tuple[float, float], factor: float) -> NDArray[np.float64]:
-    """Give the (2, 2) matrix that stretches along a direction."""
+    """Return the (2, 2) matrix that stretches along a direction."""
     return np.eye(2) + (factor - 1) * np.outer(direction, direction)
 
 

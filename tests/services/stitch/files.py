@@ -115,7 +115,7 @@ def write_render(folder: Path, montage: KnownMontage) -> Written:
 def rms_error(
     montage: KnownMontage, corners: NDArray[np.float64], order: list[int] | None = None
 ) -> float:
-    """Give how far positions are from the truth, in px; their order is that of the files."""
+    """Return how far positions are from the truth, in px; their order is that of the files."""
     by_tile = np.empty_like(corners)
     by_tile[list(range(len(corners))) if order is None else order] = corners
     return float(np.sqrt((montage.errors(shifted(by_tile)) ** 2).mean()))

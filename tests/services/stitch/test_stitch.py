@@ -20,7 +20,7 @@ WRITERS = {"folder": write_folder, "serialem": write_serialem, "render": write_r
 
 
 def positions(path):
-    """Give (row, column) of each tile of a table that was written."""
+    """Return (row, column) of each tile of a table that was written."""
     with path.open(newline="") as file:
         return np.array([(float(row["y_px"]), float(row["x_px"])) for row in csv.DictReader(file)])
 

@@ -41,14 +41,14 @@ def stitched(folder, output, **options):
 
 
 def seams(found):
-    """Give how far tiles, only moved, are from the pitch, in px."""
+    """Return how far tiles, only moved, are from the pitch, in px."""
     expected = found.solved.montage.cells * PITCH
     off = found.solved.solution.translation.positions - expected
     return np.abs(off - off.mean(axis=0)).max()
 
 
 def unevenness(output, scene):
-    """Give how much blocks of a mosaic differ in brightness from those of the scene, relative."""
+    """Return how much blocks of a mosaic differ in brightness from those of the scene, relative."""
     mosaic = zarr.open_group(output, mode="r")["0"][0].astype(float)
     whole = cut(scene, (0, 0), mosaic.shape)
     gain = mosaic / (mosaic.mean() + whole * (mosaic.std() / whole.std()))
