@@ -33,7 +33,7 @@ from callbacks.mosaic import (
 from callbacks.tile_jobs import ProcessorSettings, StoredTile
 from processing.lens.model import terms
 from processing.matching import Match
-from processing.mosaic import lay_out
+from processing.mosaic import mosaic_origin
 from processing.quality import Agreement
 from processing.solve import MATCHED, MapSolution, solve_maps_of_matches
 
@@ -70,7 +70,7 @@ class Solved:
     @cached_property
     def origin(self) -> NDArray[np.float64]:
         """The place of the mosaic's first pixel among the positions, (row, column)."""
-        return np.array(lay_out(self.solution.maps).origin, dtype=np.float64)
+        return mosaic_origin(self.solution.maps).astype(np.float64)
 
     @property
     def positions(self) -> NDArray[np.float64]:

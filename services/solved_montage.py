@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from formats.montage import Montage, MontageFileError, PlacedMontage, PlacedTile, in_xy
+from processing.mosaic import mosaic_origin
 from processing.quality import Agreement, AgreementLimits
 from processing.solve import Freedom, MapSolution, solve_maps
 
@@ -198,7 +199,7 @@ def place(solved: Solved) -> PlacedMontage:
     montage, solution = solved.montage, solved.solution.translation
     maps = solved.solution.maps
     places = maps.positions
-    origin = np.floor(maps.first_pixel)
+    origin = mosaic_origin(maps)
     stage = montage.stage + (places - montage.nominal) @ montage.to_stage.T
     bent, matrices = solved.solution.model.freedom != "translation", maps.moved(-origin).matrices
     tiles = tuple(

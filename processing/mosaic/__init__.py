@@ -10,6 +10,7 @@ from processing.mosaic.layout import (
     Window,
     blocks,
     lay_out,
+    mosaic_origin,
     plan_mosaic,
     plan_warped_mosaic,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "halve",
     "lay_out",
     "mosaic_levels",
+    "mosaic_origin",
     "plan_mosaic",
     "plan_warped_mosaic",
     "render",

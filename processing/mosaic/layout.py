@@ -85,6 +85,24 @@ def lay_out(maps: TileMaps) -> Layout:
     return plan_mosaic(maps.positions, maps.shape)
 
 
+def mosaic_origin(maps: TileMaps) -> NDArray[np.int64]:
+    """Return where the first pixel lies of the mosaic that `lay_out` makes, in little time.
+
+    Parameters
+    ----------
+    maps : TileMaps
+        Of one tile at least.
+
+    Returns
+    -------
+    ndarray of int64, shape (2,)
+        (row, column) in px.
+    """
+    if maps.bend > MIN_BEND:
+        return np.ceil(maps.first_pixel - SLACK).astype(np.int64)
+    return np.floor(maps.positions.min(axis=0) + 0.5).astype(np.int64)
+
+
 def plan_mosaic(positions: ArrayLike, tile_shape: tuple[int, int]) -> Layout:
     """Lay straight tiles out in the smallest mosaic that holds them all.
 

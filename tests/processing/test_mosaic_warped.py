@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing.lens.inverse import MAX_ERROR, inverse_grid
-from processing.mosaic import SEAMS, plan_mosaic, plan_warped_mosaic, render
+from processing.mosaic import (
+    SEAMS,
+    lay_out,
+    mosaic_origin,
+    plan_mosaic,
+    plan_warped_mosaic,
+    render,
+)
 from processing.solve import TileMaps
 from tests.processing.lenses import some_lens
 from tests.processing.test_mosaic import mosaic_of, reader
@@ -177,3 +184,16 @@ def test_the_inverse_on_a_grid_is_the_inverse(seed, degree):
 def test_a_lens_of_another_frame_and_maps_of_nothing_are_refused():
     with pytest.raises(ValueError, match="maps of no tile; a mosaic needs one at least"):
         plan_warped_mosaic(TileMaps(SHAPE, np.empty((0, 2, 3))))
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.03])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_pixel_is_known_without_all_boxes(bend, seed):
+    random = np.random.default_rng(seed)
+    places = np.stack(np.divmod(np.arange(12), 4), axis=1) * 0.9 * np.array(SHAPE)
+    matrices = TileMaps.shifts(places + random.uniform(-9, 9, places.shape), SHAPE).matrices
+    matrices[:, :, :2] += random.normal(0, bend, (12, 2, 2))
+    maps = TileMaps(SHAPE, matrices)
+    layout = lay_out(maps)
+    assert (layout.maps is not None) == (bend > 0)
+    assert tuple(mosaic_origin(maps)) == layout.origin
