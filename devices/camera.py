@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 DETECTOR_ACQUIRE, DETECTOR_ERROR = 1, 6
 """Places of "Acquire" and "Error" among areaDetector's detector states (ADDriver.h)."""
+WITHOUT_FRAME = {5, DETECTOR_ERROR, 9, 10}
+"""States that come of no frame: aborting, error, disconnected, aborted."""
 
 
 class CameraError(RuntimeError):
@@ -116,17 +118,41 @@ class ExposureEnd:
     """Waits until the exposure that is under way is over, and the frame may still be read out.
 
     From then on the frame does not change, whatever moves.
+
+    Attributes
+    ----------
+    passed : bool
+        Whether it is over.
     """
 
     parent = None
 
-    def __init__(self, camera: Camera) -> None:
-        self.name = f"{camera.name}_exposure_end"
-        self._camera = camera
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.passed = True
+        self._frame: StatusBase = finished()
+        self._awaited: StatusBase | None = None
 
     def trigger(self) -> StatusBase:
-        """Give a status that is done then; also if the camera fails, which its own status tells."""
-        return self._camera.exposed
+        """Return a status that is done then, or once the frame's own status has told a failure.
+
+        In this order: a plan that waits for the end of an exposure that fails is to have the
+        failure thrown at it, and not to go on as if there were a frame.
+        """
+        awaited = self._awaited = StatusBase()
+        self._frame.add_callback(lambda _: finish(awaited, None))
+        if self.passed:
+            finish(awaited, None)
+        return awaited
+
+    def begin(self, frame: StatusBase) -> None:
+        """Take note of a frame that is about to be exposed."""
+        self._awaited, self._frame, self.passed = None, frame, False
+
+    def reached(self) -> None:
+        """Take note that the exposure is over."""
+        self.passed = True
+        finish(self._awaited, None)
 
 
 class Camera(TriggerBase, Connectable, DetectorBase):
@@ -216,8 +242,7 @@ class Camera(TriggerBase, Connectable, DetectorBase):
         self.hdf1.write_path_template = write_path_template
         # One frame to a trigger: more would be one event for several frames.
         self.stage_sigs.update([("cam.num_images", 1)])
-        self.exposure_end = ExposureEnd(self)
-        self.exposed: StatusBase = finished()
+        self.exposure_end = ExposureEnd(f"{self.name}_exposure_end")
         self.end_first: Callable[[], None] | None = None
         self._image_name = f"{self.name}_image"
         self._status: DeviceOutcome | None = None
@@ -282,8 +307,7 @@ class Camera(TriggerBase, Connectable, DetectorBase):
         )
         outcome.add_callback(self._stop_if_overdue)
         self._exposing = False
-        self.exposed = StatusBase()
-        outcome.add_callback(lambda _, exposed=self.exposed: finish(exposed, None))
+        self.exposure_end.begin(outcome)
         self._status = outcome
         # Its own put-completion and not the monitor of Acquire, by which the end of an exposure
         # that was given up could be taken for the end of this one.
@@ -303,7 +327,7 @@ class Camera(TriggerBase, Connectable, DetectorBase):
         outcome = self._status
         if outcome is None:
             return
-        if self.exposed.done:
+        if self.exposure_end.passed:
             try:
                 outcome.wait(EXPOSURE_MARGIN)
             except Exception as error:  # the plan is told by the status itself
@@ -342,7 +366,8 @@ class Camera(TriggerBase, Connectable, DetectorBase):
             self._exposing = True
         elif self._exposing:
             self._exposing = False
-            finish(self.exposed, None)
+            if value not in WITHOUT_FRAME:  # of those the frame's own status tells
+                self.exposure_end.reached()
 
     def _take_note_of_frame(self) -> Exception | None:
         """Make the reference to the frame just written; give what is wrong if there is none."""

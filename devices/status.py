@@ -6,10 +6,11 @@ A stock status that fails prints as its own repr; these print as a sentence to a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ophyd.status import DeviceStatus, MoveStatus, Status, StatusBase
-from ophyd.utils import StatusTimeoutError
+from ophyd.utils import InvalidState, StatusTimeoutError
 
 
 class Outcome(StatusBase):
@@ -72,7 +73,8 @@ def finish(outcome: StatusBase | None, error: Exception | None) -> None:
     """Finish a status that may be none, or over already; with an error if there is one."""
     if outcome is None or outcome.done:
         return
-    if error is None:
-        outcome.set_finished()
-    else:
-        outcome.set_exception(error)
+    with suppress(InvalidState):  # another thread has finished it since
+        if error is None:
+            outcome.set_finished()
+        else:
+            outcome.set_exception(error)

@@ -40,7 +40,16 @@ def run_console(site: Path | None) -> None:
         Before IPython starts, where it is read best.
     """
     import IPython
+    from IPython.terminal.interactiveshell import TerminalInteractiveShell
     from traitlets.config import Config as IPythonConfig
+
+    class Shell(TerminalInteractiveShell):
+        """IPython's own; when one has left it, what was acquired is finished."""
+
+        def interact(self) -> None:
+            super().interact()
+            # Here: next IPython forgets its names, and at exit threads take no more work.
+            _finish(self.user_ns.get("pipeline"), config.processing.timeout)
 
     config = load_joined(site).config
     set_up_logging(config.log.folder, "console", config.log.level, Console())
@@ -52,21 +61,20 @@ def run_console(site: Path | None) -> None:
     options.ProfileDir.location = str(folder)
     options.InteractiveShellApp.exec_files = [str(file) for file in startup_files()]
     options.TerminalIPythonApp.display_banner = False
+    options.TerminalIPythonApp.interactive_shell_class = Shell
     options.TerminalInteractiveShell.confirm_exit = False
     IPython.start_ipython(argv=[], config=options)
-    _finish(IPython.get_ipython().user_ns.get("pipeline"), config.processing.timeout)
 
 
 def _finish(pipeline: Pipeline | None, timeout: float) -> None:
-    """Have what was acquired processed to its end.
-
-    Here, and not when the interpreter exits: its threads take no more work by then.
-    """
+    """Have what was acquired processed to its end."""
     if pipeline is None:  # the start-up files did not come so far
         return
     if not pipeline.tiles.wait(0):
         print("Finishing what was acquired; Ctrl-C leaves it")
     try:
-        pipeline.close(timeout)
+        finished = pipeline.close(timeout)
     except KeyboardInterrupt:
+        finished = False
+    if not finished:
         print("Left: the last montage has no mosaic; its frames are on disk")

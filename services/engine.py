@@ -200,11 +200,12 @@ class Pipeline:
         for consumer in (self.sink, self.references, self.lens, self.tiles):
             RE.subscribe(consumer)
 
-    def close(self, timeout: float) -> None:
-        """Finish the processing and the writing of what was acquired."""
-        self.tiles.close(timeout)
+    def close(self, timeout: float) -> bool:
+        """Finish the processing and the writing of what was acquired; whether all was processed."""
+        finished = self.tiles.close(timeout)
         self.executor.shutdown(cancel_futures=True)
         self.sink.close(timeout)
+        return finished
 
 
 def make_pipeline(config: Config, processed: Iterable[Consumer] = ()) -> Pipeline:

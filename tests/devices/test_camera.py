@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from bluesky import plans as bp
 from bluesky.utils import FailedStatus
 from epics.ca import ChannelAccessGetFailure
-from ophyd.utils import DisconnectedError
+from ophyd.utils import DisconnectedError, WaitTimeoutError
 
 from devices import CameraError
 from devices.connection import ECA_DISCONN
@@ -57,7 +58,7 @@ def test_the_exposure_ends_before_its_frame_is_written(lab: Lab, camera, monkeyp
     plain = camera._end
 
     def end(error: Exception | None) -> None:
-        camera.exposed.wait(5)  # or it is never done: it was not seen before the frame
+        wait_until(lambda: camera.exposure_end.passed, 5, "the exposure's end before the frame's")
         plain(error)
 
     monkeypatch.setattr(camera, "_end", end)
@@ -73,6 +74,24 @@ def test_an_exposure_that_fails_is_over(lab: Lab, camera):
     camera.exposure_end.trigger().wait(30)
     with pytest.raises(CameraError):
         frame.wait(30)
+
+
+def test_a_plan_hears_of_a_failure_before_the_end_of_the_exposure(lab: Lab, camera):
+    """Or it goes on, and reads what has no value, before the failure is thrown at it."""
+    camera.stage()
+    lab.fault("CameraTimeout", 1)
+    frame = camera.trigger()
+    ended_before = []
+
+    def told(_) -> None:
+        with suppress(WaitTimeoutError):
+            over.wait(0.5)
+        ended_before.append(over.done)
+
+    frame.add_callback(told)
+    over = camera.exposure_end.trigger()
+    wait_until(lambda: over.done, 30)
+    assert ended_before == [False]
 
 
 def test_it_cannot_be_triggered_before_it_is_staged(lab: Lab):

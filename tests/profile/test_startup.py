@@ -40,6 +40,7 @@ def instrument(tmp_path_factory):
         "TEMLINE_EPICS__PORT": str(epics),
         "TEMLINE_TILED__PORT": str(tiled),
         "TEMLINE_IOC__OPTIONS__SENSOR": "[256, 256]",
+        "TEMLINE_SUPERVISOR__ENABLED": "false",
     }
     up = Command(folder, ("up",), environ)
     try:
@@ -114,6 +115,9 @@ def test_the_console_opens_ipython_with_them(instrument):
     try:
         console.process.stdin.write("RE(bps.mv(stage.x, 12.5))\nprint('at', stage.x.position)\n")
         console.process.stdin.write(
+            # All workers are kept busy, so that the montage is still to be processed at the end.
+            "import time\n"
+            "[pipeline.executor.submit(time.sleep, 5) for _ in range(config.processing.workers)];\n"
             "RE(montage(camera, stage, scope, {'centre': (0, 0), 'width': 1.5, 'height': 0.9}))\n"
         )
         console.process.stdin.close()
@@ -123,9 +127,9 @@ def test_the_console_opens_ipython_with_them(instrument):
     assert re.search(r"at 12\.[45]", console.output), console.output
     assert "caRepeater" not in console.output
     # It was left at once, and all the same the montage has its mosaic.
-    (mosaic,) = (folder / ".temline/data/mosaics").iterdir()
-    assert mosaic.name.endswith(".ome.zarr")
     assert "could not be" not in console.output
+    (mosaic,) = (folder / ".temline/data/mosaics").iterdir()
+    assert mosaic.name.endswith(".ome.zarr"), console.output
 
 
 @pytest.mark.timeout(120)
