@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from processing.masks import check_mask
+from processing.statistics import quantiles
 
 GRID = 64  # blocks along each side
 ROWS_A_BLOCK = 4  # that are read; a mean needs no more
@@ -91,7 +92,7 @@ def _dark_parts(
     bright : float
         Percentile of the blocks that is taken for fully lit.
     """
-    full = float(np.percentile(blocks, bright))
+    (full,) = quantiles(blocks, (bright / 100,))
     dark = (blocks < DARK * full).astype(np.uint8)
     if not dark.any():
         return

@@ -148,14 +148,14 @@ def cut_windows(
         _starts(*((0, length) if lost is None else _shown(lost.mean(axis=1 - axis))))
         for axis, length in enumerate(image.shape)
     )
-    windows = np.empty((len(down) * len(across), SIDE, SIDE), np.float32)
-    places = [np.s_[r : r + SIDE, c : c + SIDE] for r in down for c in across]
-    for window, place in zip(windows, places, strict=True):
-        window[:] = image[place]
+    corners = np.array([(row, column) for row in down for column in across])
+    windows = np.empty((len(corners), SIDE, SIDE), np.float32)
+    _cut(image, corners, windows)
     seen = np.ones(len(windows), np.bool_)
     if lost is not None:
+        places = [np.s_[r : r + SIDE, c : c + SIDE] for r, c in corners]
         seen[:] = [_fill(windows[n], lost[place]) for n, place in enumerate(places)]
-    if not np.isfinite([_level(window, _fade()) for window in windows]).all():
+    if not np.isfinite(_level(windows, _fade())):
         raise ValueError("frame holds a number that is not finite")
     return windows, (len(down), len(across)), seen
 
@@ -173,9 +173,10 @@ def _power(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     OpenCV's transform of real numbers takes half the time of scipy's.
     """
     power = np.empty((len(windows), SIDE, SIDE // 2 + 1), np.float32)
-    packed = np.empty((SIDE, SIDE), np.float32)
-    for window, its_power in zip(windows, power, strict=True):
-        _unpack_power(cv2.dft(window, packed), its_power)
+    packed = np.empty_like(windows)
+    for window, its_packed in zip(windows, packed, strict=True):
+        cv2.dft(window, its_packed)
+    _unpack_power(packed, power)
     return power
 
 
@@ -265,9 +266,31 @@ def _fade() -> NDArray[np.float32]:
     return np.outer(line, line)
 
 
+# All windows in one call: each time that one of these ends, its thread waits for Python's lock.
+
+
+@njit(nogil=True, cache=True)
+def _cut(image, corners, windows):  # type: ignore[no-untyped-def]
+    """Copy windows out of an image."""
+    for n in range(len(corners)):
+        top, left = corners[n]
+        for row in range(SIDE):
+            line = image[top + row, left : left + SIDE]
+            for column in range(SIDE):
+                windows[n, row, column] = np.float32(line[column])
+
+
+@njit(nogil=True, cache=True)
+def _level(windows, fade):  # type: ignore[no-untyped-def]
+    """Take their mean off windows, cut spikes, fade them; return the sum of their deviations."""
+    deviations = np.float32(0)
+    for n in range(len(windows)):
+        deviations += _level_one(windows[n], fade)
+    return deviations
+
+
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _level(window, fade):  # type: ignore[no-untyped-def]
-    """Take the mean off a window, cut its spikes, fade it to its sides; give its deviation."""
+def _level_one(window, fade):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for row in range(SIDE):
         for column in range(SIDE):
@@ -288,19 +311,21 @@ def _level(window, fade):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _unpack_power(packed, power):  # type: ignore[no-untyped-def]
-    """Square a transform in OpenCV's packed form.
+def _unpack_power(all_packed, all_power):  # type: ignore[no-untyped-def]
+    """Square transforms in OpenCV's packed form.
 
     A row holds real and imaginary parts side by side. Frequency 0 and the highest one along the
     columns, the first and the last column, are packed in the same way from top to bottom.
     """
     half = SIDE // 2
-    for row in range(SIDE):
-        for k in range(1, half):
-            power[row, k] = packed[row, 2 * k - 1] ** 2 + packed[row, 2 * k] ** 2
-    for k, column in ((0, 0), (half, SIDE - 1)):
-        power[0, k] = packed[0, column] ** 2
-        power[half, k] = packed[SIDE - 1, column] ** 2
-        for row in range(1, half):
-            square = packed[2 * row - 1, column] ** 2 + packed[2 * row, column] ** 2
-            power[row, k] = power[SIDE - row, k] = square
+    for n in range(len(all_packed)):
+        packed, power = all_packed[n], all_power[n]
+        for row in range(SIDE):
+            for k in range(1, half):
+                power[row, k] = packed[row, 2 * k - 1] ** 2 + packed[row, 2 * k] ** 2
+        for k, column in ((0, 0), (half, SIDE - 1)):
+            power[0, k] = packed[0, column] ** 2
+            power[half, k] = packed[SIDE - 1, column] ** 2
+            for row in range(1, half):
+                square = packed[2 * row - 1, column] ** 2 + packed[2 * row, column] ** 2
+                power[row, k] = power[SIDE - row, k] = square

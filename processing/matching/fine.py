@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processing.matching.cells import Cells, matters, middles
+from processing.matching.field import Field
 from processing.matching.patches import (
-    Field,
     choose,
     clear_overlap,
     clear_patches,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
+from numba import njit
 from numpy.typing import NDArray
 
 SIDE = 64  # of a window, in px
@@ -54,23 +55,14 @@ def find_lines(windows: NDArray[np.float32], lowest: float = 0.0) -> NDArray[np.
         line: several for each.
     """
     shape = windows.shape[1], windows.shape[2]
-    windows = windows - windows.mean(axis=(1, 2), keepdims=True)
-    windows *= _fade(shape)
-    contrast = np.sqrt(np.einsum("nij,nij->n", windows, windows))
-    if not contrast.all():
+    levelled = np.empty(windows.shape, np.float32)
+    if not _level(windows, _fade(shape), levelled):
         return np.empty((0, 2))
-    windows /= contrast[:, None, None]
-    amplitudes = np.abs(scipy.fft.rfft2(windows, overwrite_x=True)).reshape(len(windows), -1)
-    # A line is in most windows; the edge of a fold, or of the beam, in some.
-    middle = (len(windows) - 1) // 2
-    amplitude = np.partition(amplitudes, middle, axis=0)[middle]
+    spectra = scipy.fft.rfft2(levelled, overwrite_x=True).reshape(len(windows), -1)
     ring, frequencies, looked_at = _plane(shape, lowest)
-    usual = _ring_means(ring, amplitude, looked_at)[ring]
     limit = max(MIN_LINE, 1 + SURE / sqrt(len(windows)))
-    # Lines raise the means of their rings.
-    usual = _ring_means(ring, amplitude, looked_at & (amplitude < limit * usual))[ring]
-    least = np.maximum(limit * usual, sqrt(MIN_SHARE * shape[0] * shape[1]))
-    return frequencies[looked_at & (amplitude > least)]
+    least = sqrt(MIN_SHARE * shape[0] * shape[1])
+    return frequencies[_stand_out(_median_amplitude(spectra), ring, looked_at, (limit, least))]
 
 
 def take_out(
@@ -124,24 +116,90 @@ def spread_windows(image: NDArray[np.generic], count: int) -> NDArray[np.float32
     -------
     ndarray of float32, shape (n, ≤ 64, ≤ 64)
     """
+    places = _places((image.shape[0], image.shape[1]), count)
     side = [min(SIDE, n) for n in image.shape]
+    windows = np.empty((len(places), *side), np.float32)
+    for window, place in zip(windows, places, strict=True):
+        window[:] = image[place]
+    return windows
+
+
+@lru_cache(maxsize=32)
+def _places(shape: tuple[int, int], count: int) -> list[tuple[slice, slice]]:
+    """Return where windows lie along the border of an image."""
+    side = [min(SIDE, n) for n in shape]
     starts = [
         np.linspace(0, n - s, max(1, min(count, n // s))).astype(int).tolist()
-        for n, s in zip(image.shape, side, strict=True)
+        for n, s in zip(shape, side, strict=True)
     ]
-    places = [
+    return [
         np.s_[r : r + side[0], c : c + side[1]]
         for r in starts[0]
         for c in starts[1]
         if r in (starts[0][0], starts[0][-1]) or c in (starts[1][0], starts[1][-1])
     ]
-    return np.stack([image[place] for place in places]).astype(np.float32)
 
 
-def _ring_means(
-    ring: NDArray[np.intp], amplitude: NDArray[np.float32], counted: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    return np.bincount(ring, amplitude * counted) / np.maximum(np.bincount(ring, counted), 1)
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _level(windows, fade, levelled):  # type: ignore[no-untyped-def]
+    """Take the mean off each window, fade it, bring its contrast to one; false if one is blank."""
+    count, height, width = windows.shape
+    for n in range(count):
+        total = np.float32(0)
+        for r in range(height):
+            for c in range(width):
+                total += windows[n, r, c]
+        mean = np.float32(total / (height * width))
+        squares = np.float32(0)
+        for r in range(height):
+            for c in range(width):
+                value = (windows[n, r, c] - mean) * fade[r, c]
+                levelled[n, r, c] = value
+                squares += value * value
+        if squares == 0:
+            return False
+        levelled[n] *= np.float32(1 / np.sqrt(squares))
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _median_amplitude(spectra):  # type: ignore[no-untyped-def]
+    """Return the amplitude of each element that half of the spectra have or less.
+
+    A line is in most windows; the edge of a fold, or of the beam, in some.
+    """
+    count, size = spectra.shape
+    median = np.empty(size, np.float32)
+    powers = np.empty(count, np.float32)
+    for k in range(size):
+        for n in range(count):
+            value = spectra[n, k].real ** 2 + spectra[n, k].imag ** 2
+            at = n
+            while at > 0 and powers[at - 1] > value:
+                powers[at] = powers[at - 1]
+                at -= 1
+            powers[at] = value
+        median[k] = np.sqrt(powers[(count - 1) // 2])
+    return median
+
+
+@njit(nogil=True, cache=True)
+def _stand_out(amplitude, ring, looked_at, limits):  # type: ignore[no-untyped-def]
+    """Tell which elements stand out of what is usual at their frequency."""
+    limit, least = limits
+    usual = np.full(ring.max() + 1, np.inf)
+    # Lines raise the means of their rings: those of the second time are without them.
+    for _ in range(2):
+        sums, counts = np.zeros(len(usual)), np.zeros(len(usual))
+        for k in range(len(amplitude)):
+            if looked_at[k] and amplitude[k] < limit * usual[ring[k]]:
+                sums[ring[k]] += amplitude[k]
+                counts[ring[k]] += 1
+        usual = sums / np.maximum(counts, 1)
+    found = np.zeros(len(amplitude), np.bool_)
+    for k in range(len(amplitude)):
+        found[k] = looked_at[k] and amplitude[k] > max(limit * usual[ring[k]], least)
+    return found
 
 
 def _apart(lines: NDArray[np.float64], least: float) -> NDArray[np.float64]:

@@ -1,7 +1,6 @@
-"""Where in an overlap to look, and how offsets may vary over it.
+"""Where in an overlap to look, and how the patches are followed where their offsets differ.
 
-A few patches that know much and lie all along an overlap tell its offset; a lens makes them differ
-smoothly, which is no reason to doubt them.
+A few patches that know much and lie all along an overlap tell its offset.
 """
 
 from __future__ import annotations
@@ -12,26 +11,19 @@ from numba import njit
 from numpy.typing import NDArray
 
 from processing.matching.cells import middles
+from processing.matching.field import ELONGATED, LEAST_FOR_SLOPES
 from processing.matching.search import Costs
 from processing.matching.tile import MatchTile
 
 # All in px of full resolution, unless said otherwise.
 BORDER = 5  # what is left out along the overlap's border, where smoothing lacks neighbours
 LEAST_LENGTH, LEAST_WIDTH = 64, 8  # a patch is at least so long, and at least so wide
-ELONGATED = 2.5  # an overlap so many times as long as wide changes along its length only
 MAX_LOST = 0.5  # share of a side of an overlap without signal; if it is more, it is drawn in
-# Patches that it takes to tell how offsets slope, bend along an overlap, bend along both axes.
-LEAST_FOR_SLOPES, LEAST_FOR_BEND, LEAST_FOR_CURVES = 5, 7, 10
-DISTORTION = 30.0  # by how much offsets may vary over an overlap, as a standard deviation
-TELLING = (
-    0.05  # what a patch must know to be looked at, as a share of what one knows that does most
-)
-STRAY = 6.0  # and from what is expected, once they have been followed
-FIT_NOISE = 0.5  # error of one patch's offset, as a standard deviation
+# What a patch must know to be looked at, as a share of what one knows that does most.
+TELLING = 0.05
 PLAIN = 0.8  # if patches that know so much of all agree on one lag, no curve is looked for
 MOST_MEMBERS = 12  # of so many patches that know most, any three may make a curve
 CLEARLY = 1.2  # by what factor it must fit better than one lag for all
-TOLERANCES = (6.0, 3.0, 1.5)  # how far a patch may lie off and still count, fit by fit
 
 
 def divide(box: tuple[int, int, int, int], longest: int) -> NDArray[np.int64]:
@@ -232,128 +224,6 @@ def _energy(tile: MatchTile, patches: NDArray[np.int64]) -> NDArray[np.float64]:
     limits = np.repeat(tile.coarse.shape, 2)
     top, bottom, left, right = np.clip(patches // tile.reduction, 0, limits).T
     return np.asarray(sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left])
-
-
-class Field:
-    """A smooth field of offsets over an overlap: a polynomial of its places.
-
-    Parameters
-    ----------
-    patches : ndarray of int64, shape (n, 4)
-        [top, bottom, left, right] of the patches that it is fitted to, in px; how many they are and
-        how they lie decides what it may do: be constant, slope, or bend too.
-    """
-
-    def __init__(self, patches: NDArray[np.int64]) -> None:
-        places = middles(patches)
-        low, high = places.min(axis=0), places.max(axis=0)
-        self._middle = (low + high) / 2
-        extent = high - low
-        self._scale = max(float(extent.max()) / 2, 1.0)
-        if len(patches) < LEAST_FOR_SLOPES:
-            powers = [(0, 0)]
-        elif extent.max() > ELONGATED * extent.min() and len(patches) >= LEAST_FOR_BEND:
-            powers = [(0, 0), (1, 0), (0, 1), (2, 0) if extent[0] > extent[1] else (0, 2)]
-        elif len(patches) < LEAST_FOR_CURVES:
-            powers = [(0, 0), (1, 0), (0, 1)]
-        else:
-            powers = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)]
-        self._powers = np.array(powers)
-        self._factors = np.zeros((len(powers), 2))
-        self._prior = np.full(len(powers), (FIT_NOISE / DISTORTION) ** 2)
-        self._prior[0] = 1e-9
-        self._expected = np.zeros((len(powers), 2))
-
-    def basis(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the polynomial's terms, shape (n, terms), at places of shape (n, 2)."""
-        scaled = (places - self._middle) / self._scale
-        rows = np.stack([np.ones(len(scaled)), scaled[:, 0], scaled[:, 0] ** 2])
-        columns = np.stack([np.ones(len(scaled)), scaled[:, 1], scaled[:, 1] ** 2])
-        return np.asarray((rows[self._powers[:, 0]] * columns[self._powers[:, 1]]).T)
-
-    def expect(self, places: NDArray[np.float64], values: NDArray[np.float64]) -> None:
-        """Have fits stay near what is expected, shape (n, 2), at places of shape (n, 2).
-
-        Where they find nothing, or far from where they do, a curve would lead anywhere.
-        """
-        self.fit(places, values, np.ones(len(places)))
-        self._expected = self._factors
-        self._prior[1:] = (FIT_NOISE / STRAY) ** 2
-
-    def fit(
-        self,
-        places: NDArray[np.float64],
-        values: NDArray[np.float64],
-        weights: NDArray[np.float64],
-    ) -> None:
-        """Fit by weighted least squares; terms that the places do not tell stay small."""
-        self._fit_terms(self.basis(places), values, weights)
-
-    def fit_robustly(
-        self,
-        places: NDArray[np.float64],
-        values: NDArray[np.float64],
-        weights: NDArray[np.float64],
-        start: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        """Fit what most of the weight agrees on, and give how far each place lies off the fit.
-
-        Parameters
-        ----------
-        places, values : ndarray of float64, shape (n, 2)
-            Values may be NaN where nothing was found.
-        weights : ndarray of float64, shape (n,)
-        start : ndarray of float64, shape (n, 2)
-            What is expected; the fit sets out from it.
-
-        Returns
-        -------
-        ndarray of float64, shape (n,)
-            In px; infinite where nothing was found.
-        """
-        found = np.isfinite(values[:, 0])
-        away = np.where(found, _length(values - start), np.inf)
-        known = np.where(found[:, None], values, 0.0)
-        weights = weights / max(float(weights.max()), 1e-12)
-        terms = self.basis(places)
-        for tolerance in TOLERANCES:
-            near = weights * np.maximum(1 - (away / (2 * tolerance)) ** 2, 0) ** 2
-            if not near.any():
-                break
-            self._fit_terms(terms, known, near)
-            away = np.where(found, _length(known - terms @ self._factors), np.inf)
-        return away
-
-    def slopes(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return how the field changes at places, shape (n, 2): along i by the place on j."""
-        step = 0.5 * self._scale  # its terms are quadratic: any step gives the exact slope
-        along = [self.at(places + move) - self.at(places - move) for move in step * np.eye(2)]
-        return np.asarray(np.stack(along, axis=2) / (2 * step))
-
-    @property
-    def curvature(self) -> float:
-        """Size of the field's second derivative, in px⁻¹; 0 if it may not bend."""
-        order = self._powers.sum(axis=1) == 2
-        # That of x² is 2, that of x y is 1.
-        seconds = self._factors[order] * self._powers[order].max(axis=1, initial=0)[:, None]
-        return float(np.hypot.reduce(seconds, axis=None) / self._scale**2)
-
-    def _fit_terms(
-        self, terms: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
-    ) -> None:
-        weighted = terms.T * weights
-        normal = weighted @ terms
-        normal.flat[:: len(normal) + 1] += self._prior
-        known = weighted @ values + self._prior[:, None] * self._expected
-        self._factors = np.asarray(np.linalg.solve(normal, known), dtype=np.float64)
-
-    def at(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the field, shape (n, 2), at places of shape (n, 2), in px."""
-        return np.asarray(self.basis(places) @ self._factors)
-
-
-def _length(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.hypot(steps[:, 0], steps[:, 1])
 
 
 def common_lag(costs: Costs) -> NDArray[np.float64]:

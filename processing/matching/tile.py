@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from processing.masks import check_mask, find_mask, reduce_mask
 from processing.matching.lines import FLAT, Lines, find_lines, spread_windows, take_out
+from processing.statistics import quantiles
 
 Side = Literal["top", "bottom", "left", "right"]
 Mask = NDArray[np.bool_] | Literal["find"] | None
@@ -269,7 +270,7 @@ def _levels(
     sample = tile.ravel()[::stride]
     if mask is not None and not (lost := mask.ravel()[::stride]).all():
         sample = sample[~lost]
-    low, high = np.percentile(sample, (0.5, 99.5)).tolist()
+    low, high = quantiles(sample, (0.005, 0.995))
     # Room for what the sample did not see; beyond it pixels are hot, dead or opaque.
     margin = max((high - low) / 4, 1.0)
     return low - margin, 255 / (high - low + 2 * margin)

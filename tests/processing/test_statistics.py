@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from processing.statistics import count_extremes, percentiles, tile_statistics
+from processing.statistics import count_extremes, percentiles, quantiles, tile_statistics
 
 frames = hnp.arrays(
     st.sampled_from([np.uint8, np.uint16]),
@@ -77,3 +77,11 @@ def test_percentiles_of_one_value():
 def test_what_is_no_frame_is_refused(frame, depth, error, message):
     with pytest.raises(error, match=message):
         tile_statistics(frame, depth)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("count", [1, 2, 4097])
+def test_quantiles_are_those_of_numpy(dtype, count):
+    values = np.random.default_rng(count).integers(0, 5000, count).astype(dtype)
+    shares = (0.0, 0.005, 0.5, 0.995, 1.0)
+    np.testing.assert_allclose(quantiles(values, shares), np.quantile(values, shares), rtol=1e-6)
