@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import operator
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -150,6 +151,8 @@ def _measure_and_tell(
             for result in measured:
                 results.append(result)
                 status.update(f"measured: {result.name} …")
+                if not console.is_terminal:  # whoever ends it early has what was measured
+                    print(f"{result.name}: {_quantity(result.value, result.unit)}", file=sys.stderr)
         finally:  # what was measured is told, also if what came next failed
             console.print(layout(results))
     if file is not None:
