@@ -152,7 +152,8 @@ def _least_squares(terms, values, weights, prior, expected):  # type: ignore[no-
     normal, known = np.zeros((count, count)), np.zeros((count, 2))
     for t in range(count):
         normal[t, t] = prior[t]
-        known[t] = prior[t] * expected[t]
+        for axis in range(2):
+            known[t, axis] = prior[t] * expected[t, axis]
     for n in range(len(terms)):
         for t in range(count):
             weighted = weights[n] * terms[n, t]
@@ -173,7 +174,7 @@ def _fit_robustly(terms, values, weights, start, near):  # type: ignore[no-untyp
     away = np.full(len(values), np.inf)
     for n in range(len(values)):
         if found[n]:
-            known[n] = values[n]
+            known[n, 0], known[n, 1] = values[n]
             away[n] = np.hypot(values[n, 0] - start[n, 0], values[n, 1] - start[n, 1])
     counted = np.empty(len(values))
     for tolerance in TOLERANCES:

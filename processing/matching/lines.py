@@ -158,7 +158,10 @@ def _level(windows, fade, levelled):  # type: ignore[no-untyped-def]
                 squares += value * value
         if squares == 0:
             return False
-        levelled[n] *= np.float32(1 / np.sqrt(squares))
+        share = np.float32(1 / np.sqrt(squares))
+        for r in range(height):
+            for c in range(width):
+                levelled[n, r, c] *= share
     return True
 
 

@@ -296,26 +296,36 @@ def _best_curve(gains, terms, lags, members):  # type: ignore[no-untyped-def]
         for y in range(x):
             for z in range(y):
                 i, j, k = members[x], members[y], members[z]
-                normal = np.stack((terms[i], terms[j], terms[k]))
-                # Its inverse, by cross products of its rows.
-                first = np.cross(normal[1], normal[2])
-                determinant = np.sum(first * normal[0])
+                # The inverse of the three patches' terms, by cross products of its rows.
+                first, second = _cross(terms[j], terms[k]), _cross(terms[k], terms[i])
+                third = _cross(terms[i], terms[j])
+                determinant = (
+                    first[0] * terms[i, 0] + first[1] * terms[i, 1] + first[2] * terms[i, 2]
+                )
                 if abs(determinant) < 1e-3:
                     continue
-                second = np.cross(normal[2], normal[0])
-                third = np.cross(normal[0], normal[1])
-                for axis in range(2):
-                    trial[:, axis] = (
-                        first * lags[i, axis] + second * lags[j, axis] + third * lags[k, axis]
-                    ) / determinant
+                for t in range(3):
+                    for axis in range(2):
+                        trial[t, axis] = (
+                            first[t] * lags[i, axis]
+                            + second[t] * lags[j, axis]
+                            + third[t] * lags[k, axis]
+                        ) / determinant
                 total = 0.0
                 for p in range(len(terms)):
-                    row = np.sum(terms[p] * trial[:, 0]) + reach
-                    column = np.sum(terms[p] * trial[:, 1]) + reach
+                    row = column = float(reach)
+                    for t in range(3):
+                        row += terms[p, t] * trial[t, 0]
+                        column += terms[p, t] * trial[t, 1]
                     r, c = int(np.rint(row)), int(np.rint(column))
                     if 0 <= r <= 2 * reach and 0 <= c <= 2 * reach:
                         total += gains[p, r, c]
                 if total < best:
                     best = total
-                    factors[:] = trial
+                    factors = trial.copy()
     return best, factors
+
+
+@njit(nogil=True, cache=True)
+def _cross(u, v):  # type: ignore[no-untyped-def]
+    return u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]

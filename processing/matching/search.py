@@ -97,13 +97,17 @@ def _compare(a, b, patches, step, results):  # type: ignore[no-untyped-def]
         # as one line: a lag is then a distance along it.
         wide = width + 2 * reach
         line_a = np.zeros((height, wide), np.float32)
-        line_a[:, :width] = patch
+        for r in range(height):
+            for c in range(width):
+                line_a[r, c] = patch[r, c]
         first = top + down - step * reach, left + across - step * reach
         line_b = _window(b, first, step, (height + 2 * reach, wide))
         flat_a = line_a.ravel()
         # A row more, which the last lag's zeros fall upon.
         flat_b = np.zeros(line_b.size + wide, np.float32)
-        flat_b[: line_b.size] = line_b.ravel()
+        whole_b = line_b.ravel()
+        for k in range(len(whole_b)):
+            flat_b[k] = whole_b[k]
         energy_a[p] = np.sum(flat_a * flat_a)
         _box_sums(line_b, width, energy_b[p])
         for i in range(2 * reach + 1):
@@ -195,7 +199,8 @@ def _reduce(image, corner, step, reduced):  # type: ignore[no-untyped-def]
                     sums[c] += np.float32(line[min(max(left + c, 0), columns - 1)])
         out = reduced[i]
         if step == 1:
-            out[:] = sums
+            for j in range(len(out)):
+                out[j] = sums[j]
         elif step == 2:
             for j in range(len(out)):
                 out[j] = (sums[2 * j] + sums[2 * j + 1]) * share

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
-from callbacks.warm_up import warm_up
-from tests.callbacks.conftest import SETTINGS
 from tests.support import REPOSITORY
 
 # In a process of its own: what other tests compiled does not count. What is on disk already is
@@ -68,10 +65,3 @@ def test_after_warming_up_a_montage_compiles_nothing(tmp_path):
         timeout=150,
     )
     assert out.splitlines()[-1] == "[]"
-
-
-def test_warming_up_twice_takes_no_time():
-    warm_up(SETTINGS)
-    began = time.thread_time()
-    warm_up(SETTINGS)
-    assert time.thread_time() - began < 1.0

@@ -230,12 +230,14 @@ class TestModes:
         assert get(f"{cam}DetectorState_RBV", text=True) == "Idle"
         second = get(f"{cam}ArrayCounter_RBV")
         assert second > first
+        put(f"{cam}AcquireTime", 20.0)
         for wanted in (1, 0, 1):
             put(f"{cam}Acquire", wanted, wait=False)
         put(f"{cam}Acquire", 0)
         assert get(f"{cam}DetectorState_RBV", text=True) == "Aborted"
         assert get(f"{cam}Acquire_RBV") == 0
         assert get(f"{cam}NumImagesCounter_RBV") == 0
+        put(f"{cam}AcquireTime", 0.2)
 
     def test_binning_changes_the_size_everywhere(self, cam):
         put(f"{cam}BinX", 2)
