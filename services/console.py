@@ -43,6 +43,9 @@ def run_console(site: Path | None) -> None:
     from IPython.terminal.interactiveshell import TerminalInteractiveShell
     from traitlets.config import Config as IPythonConfig
 
+    config = load_joined(site).config
+    set_up_logging(config.log.folder, "console", config.log.level, Console())
+
     class Shell(TerminalInteractiveShell):
         """IPython's own; when one has left it, what was acquired is finished."""
 
@@ -51,8 +54,6 @@ def run_console(site: Path | None) -> None:
             # Here: next IPython forgets its names, and at exit threads take no more work.
             _finish(self.user_ns.get("pipeline"), config.processing.timeout)
 
-    config = load_joined(site).config
-    set_up_logging(config.log.folder, "console", config.log.level, Console())
     folder = config.folder.absolute() / "ipython"
     folder.mkdir(parents=True, exist_ok=True)
     if site is not None:

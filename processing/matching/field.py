@@ -15,7 +15,7 @@ from processing.matching.cells import middles
 # All in px of full resolution, unless said otherwise.
 ELONGATED = 2.5  # an overlap so many times as long as wide changes along its length only
 # Patches that it takes to tell how offsets slope, bend along an overlap, bend along both axes.
-LEAST_FOR_SLOPES, LEAST_FOR_BEND, LEAST_FOR_CURVES = 5, 7, 10
+MIN_FOR_SLOPES, MIN_FOR_BEND, MIN_FOR_CURVES = 5, 7, 10
 DISTORTION = 30.0  # by how much offsets may vary over an overlap, as a standard deviation
 STRAY = 6.0  # and from what is expected, once they have been followed
 FIT_NOISE = 0.5  # error of one patch's offset, as a standard deviation
@@ -38,11 +38,11 @@ class Field:
         extent = high - low
         # Middle (row, column) and half the extent, by which places are scaled.
         self._frame = np.array([*((low + high) / 2), max(float(extent.max()) / 2, 1.0)])
-        if len(patches) < LEAST_FOR_SLOPES:
+        if len(patches) < MIN_FOR_SLOPES:
             powers = [(0, 0)]
-        elif extent.max() > ELONGATED * extent.min() and len(patches) >= LEAST_FOR_BEND:
+        elif extent.max() > ELONGATED * extent.min() and len(patches) >= MIN_FOR_BEND:
             powers = [(0, 0), (1, 0), (0, 1), (2, 0) if extent[0] > extent[1] else (0, 2)]
-        elif len(patches) < LEAST_FOR_CURVES:
+        elif len(patches) < MIN_FOR_CURVES:
             powers = [(0, 0), (1, 0), (0, 1)]
         else:
             powers = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)]

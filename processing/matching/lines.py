@@ -188,7 +188,7 @@ def _median_amplitude(spectra):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _stand_out(amplitude, ring, looked_at, limits):  # type: ignore[no-untyped-def]
-    """Tell which elements stand out of what is usual at their frequency."""
+    """Whether each element stands out of what is usual at its frequency."""
     limit, least = limits
     usual = np.full(ring.max() + 1, np.inf)
     # Lines raise the means of their rings: those of the second time are without them.

@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from processing.matching.cells import middles
-from processing.matching.field import ELONGATED, LEAST_FOR_SLOPES
+from processing.matching.field import ELONGATED, MIN_FOR_SLOPES
 from processing.matching.search import Costs
 from processing.matching.tile import MatchTile
 
@@ -242,7 +242,7 @@ def is_plain(costs: Costs, lags: NDArray[np.float64]) -> bool:
         Each patch's own valley; NaN if it has none.
     """
     found = np.isfinite(lags[:, 0])
-    if len(lags) < LEAST_FOR_SLOPES or np.count_nonzero(found) < 3:
+    if len(lags) < MIN_FOR_SLOPES or np.count_nonzero(found) < 3:
         return True
     known = costs.depths() * found
     near = np.abs(np.nan_to_num(lags - common_lag(costs), nan=np.inf)).max(axis=1) <= 1

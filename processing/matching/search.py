@@ -97,6 +97,8 @@ def _compare(a, b, patches, step, results):  # type: ignore[no-untyped-def]
         # as one line: a lag is then a distance along it.
         wide = width + 2 * reach
         line_a = np.zeros((height, wide), np.float32)
+        # By loops: for an array that is assigned to a part of another one, numba compiles what it
+        # would say if they did not fit, which takes seconds.
         for r in range(height):
             for c in range(width):
                 line_a[r, c] = patch[r, c]

@@ -78,6 +78,13 @@ def check_that_its_python_lines_open_the_mosaic(said: str) -> None:
     assert float(spread) > 0
 
 
+@pytest.mark.timeout(300)
+def test_a_demo_that_is_told_to_exit_does_so(temline, left_over):
+    demo = temline(*TINY, "--exit", **FEW_FRAMES)
+    assert demo.wait(240) == 0, demo.output
+    assert left_over() == []
+
+
 def test_a_specimen_that_does_not_exist_is_refused(temline):
     demo = temline("demo", "--specimen", "nowhere.png")
     assert demo.wait(60) == 1
